@@ -1,0 +1,1 @@
+"""Data structures of lib/: below mm, handed what they allocate with."""

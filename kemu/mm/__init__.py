@@ -1,0 +1,1 @@
+"""Memory: from gfp flags to reclaim and swap."""

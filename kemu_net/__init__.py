@@ -1,0 +1,1 @@
+"""sk_buff to TCP: the network half of kemu."""

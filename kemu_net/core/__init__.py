@@ -1,0 +1,1 @@
+"""Buffers, sockets and devices: net/core."""

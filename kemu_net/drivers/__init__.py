@@ -1,0 +1,1 @@
+"""A ring NIC, the wire, and foreign traffic."""

@@ -1,0 +1,1 @@
+"""IPv4, UDP and TCP: net/ipv4."""

@@ -1,0 +1,1 @@
+"""The reserves that IPv6 asks for: net/ipv6."""

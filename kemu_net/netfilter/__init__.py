@@ -1,0 +1,1 @@
+"""Hooks on the way of a packet: net/netfilter."""

@@ -1,0 +1,1 @@
+"""The NFSv3 client: fs/nfs."""

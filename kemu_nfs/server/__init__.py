@@ -1,0 +1,1 @@
+"""An NFSv3 and MOUNT server: bytes in, bytes out."""

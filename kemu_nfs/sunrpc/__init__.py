@@ -1,0 +1,1 @@
+"""XDR and the RPC client: net/sunrpc."""
