@@ -1,0 +1,228 @@
+"""Zones of page frames, and the node that holds them (include/linux/mmzone.h, 2.6.23 mm/page_alloc.c: zone_watermark_ok()).
+
+Interface
+    * :class:`Zone`: free lists, marks, per-CPU lists, what reclaim keeps per zone. :class:`PerCpuPages`.
+    * :class:`Node`: the zones of one node, lowest first, and one zonelist per zone modifier.
+    * :func:`zone_layout`: which zones an amount of memory makes.
+
+Rules of this file
+    * What is constant between two changes of the marks is computed then: who writes a mark calls :meth:`Zone.recompute_floor`.
+      zone_watermark_ok() is on every allocation.
+    * All counts are pages. Free lists hold pfns, newest last (the head of the kernel's list).
+    * No zone->lock: nothing switches tasks while the lists are changed.
+    * Left out: ZONE_MOVABLE, mobility grouping, more than one node, zone_reclaim.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+
+from kemu.errors import ConfigError, KernelBug
+from kemu.mm.gfp import (
+    _GFP_DMA,
+    _GFP_DMA32,
+    _GFP_HIGHMEM,
+    ALLOC_HARDER,
+    ALLOC_HIGH,
+    GFP_ZONEMASK,
+    MAX_ORDER,
+    PAGE_SHIFT,
+    alloc_flags_t,
+    gfp_t,
+)
+from kemu.mm.page import Page
+from kemu.patches import PatchSet
+
+_MIB: Final = 1 << (20 - PAGE_SHIFT)  # pages in a MiB
+
+# Per architecture: zone, the MiB where it ends (None: at the end of memory), divisor of lowmem_reserve, is it highmem
+_LAYOUTS: Final[dict[str, tuple[tuple[str, int | None, int, bool], ...]]] = {
+    "x86_64": (("DMA", 16, 256, False), ("DMA32", 4096, 256, False), ("NORMAL", None, 32, False)),
+    "i386": (("DMA", 16, 256, False), ("NORMAL", 896, 32, False), ("HIGHMEM", None, 32, True)),
+}
+
+
+class PerCpuPages:
+    """``struct per_cpu_pages``: order-0 pages that one CPU keeps for itself; not counted as free.
+
+    :ivar pages: the list, newest last.
+    :ivar high: at this length ``batch`` pages go back to the buddy lists.
+    """
+
+    __slots__ = ("batch", "high", "pages")
+
+    def __init__(self, high: int, batch: int) -> None:
+        self.high = high
+        self.batch = batch
+        self.pages: list[Page] = []
+
+
+@attrs.define(eq=False)
+class Zone:
+    """``struct zone``: the free pages of one address range, and how low they may fall.
+
+    :param zone_idx: its place among the node's zones, lowest addresses first.
+    :param start_pfn: the first frame.
+    :param present_pages: frames in the zone, without holes.
+    :param lowmem_reserve_ratio: divisor for what the zone keeps from requests that could go higher.
+    :param highmem: pages without a kernel address.
+    :param nr_zones: zones of the node.
+    """
+
+    name: str
+    zone_idx: int
+    start_pfn: int
+    present_pages: int
+    lowmem_reserve_ratio: int
+    highmem: bool
+    patched: PatchSet = attrs.field(repr=False)
+    nr_zones: int = attrs.field(repr=False)
+
+    # under zone->lock:
+    free_pages: int = 0  # NR_FREE_PAGES: what the buddy lists hold
+    free_area: list[dict[int, None]] = attrs.field(init=False, repr=False)  # per order: pfns of the blocks
+
+    # per CPU, irqs off:
+    hot: list[PerCpuPages] = attrs.field(factory=list, repr=False)
+    cold: list[PerCpuPages] = attrs.field(factory=list, repr=False)
+
+    # under min_free_lock, written by setup_per_zone_pages_min() only:
+    pages_min: int = 0
+    pages_low: int = 0
+    pages_high: int = 0
+    pages_emerg: int = 0  # [p08] added
+    lowmem_reserve: list[int] = attrs.field(init=False)  # kept from requests of each higher class zone
+    _floor: list[int] = attrs.field(init=False, repr=False)  # per class zone: what must stay whatever the mark
+    low_floor: list[int] = attrs.field(init=False, repr=False)  # _floor above pages_low: the fast path's one comparison
+
+    # under zone->lru_lock, kept by reclaim:
+    active: Any = attrs.field(default=None, repr=False)
+    inactive: Any = attrs.field(default=None, repr=False)
+    nr_scan_active: int = 0
+    nr_scan_inactive: int = 0
+    pages_scanned: int = 0  # since the last page was freed
+    all_unreclaimable: bool = False
+    temp_priority: int = 12
+    prev_priority: int = 12
+    reclaim_in_progress: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.free_area = [{} for _ in range(MAX_ORDER)]
+        self.lowmem_reserve = [0] * self.nr_zones
+        self.recompute_floor()
+
+    @property
+    def end_pfn(self) -> int:
+        """The first frame behind the zone."""
+        return self.start_pfn + self.present_pages
+
+    @property
+    def nr_free(self) -> list[int]:
+        """Free blocks per order."""
+        return [len(blocks) for blocks in self.free_area]
+
+    @property
+    def pcp_pages(self) -> int:
+        """Pages on the per-CPU lists: free, but in no count."""
+        return sum(len(pcp.pages) for pcp in self.hot) + sum(len(pcp.pages) for pcp in self.cold)
+
+    def recompute_floor(self) -> None:
+        """Fold into one number per class zone what no ALLOC_* discount erodes."""
+        self._floor = list(self.lowmem_reserve)
+        if self.patched.emergency_pool:  # [p08]
+            self._floor = [reserve + self.pages_emerg for reserve in self._floor]
+        self.low_floor = [self.pages_low + floor for floor in self._floor]
+
+    def zone_watermark_ok(self, order: int, mark: int, classzone_idx: int, alloc_flags: alloc_flags_t) -> bool:
+        """Tell whether a block of 2**order pages may be taken at ``mark`` (2.6.23 mm/page_alloc.c: zone_watermark_ok).
+
+        ALLOC_HIGH halves the mark; ALLOC_HARDER then takes a quarter of what is left. The comparison is strict, with the block's
+        other pages already counted as gone; for each order below the wanted one, smaller blocks do not count and the mark halves.
+        """
+        minimum = mark
+        if alloc_flags & ALLOC_HIGH:
+            minimum -= minimum // 2
+        if alloc_flags & ALLOC_HARDER:
+            minimum -= minimum // 4
+        free = self.free_pages - (1 << order) + 1
+        if free <= minimum + self._floor[classzone_idx]:
+            return False
+        for smaller in range(order):
+            free -= len(self.free_area[smaller]) << smaller
+            minimum >>= 1
+            if free <= minimum:
+                return False
+        return True
+
+    def atomic_floor(self, classzone_idx: int) -> int:
+        """Return the free pages at which GFP_ATOMIC, order 0, gets nothing more."""
+        minimum = self.pages_min - self.pages_min // 2
+        return minimum - minimum // 4 + self._floor[classzone_idx]
+
+    def check(self) -> None:
+        """Assert the zone's invariants; on failure raise :exc:`KernelBug` with the whole state."""
+        listed = sum(blocks << order for order, blocks in enumerate(self.nr_free))
+        if listed != self.free_pages:
+            raise KernelBug(f"zone {self.name}: free_pages {self.free_pages}, but the lists hold {listed}", state=self)
+        if not 0 <= self.pages_min <= self.pages_low <= self.pages_high:
+            raise KernelBug(f"zone {self.name}: marks out of order", state=self)
+        if self.pages_emerg < 0 or any(reserve < 0 for reserve in self.lowmem_reserve):
+            raise KernelBug(f"zone {self.name}: a negative reserve", state=self)
+        for order, blocks in enumerate(self.free_area):
+            for pfn in blocks:
+                if pfn & ((1 << order) - 1):
+                    raise KernelBug(f"zone {self.name}: block {pfn:#x} of order {order} is not aligned", state=self)
+                if not self.start_pfn <= pfn <= self.end_pfn - (1 << order):
+                    raise KernelBug(f"zone {self.name}: block {pfn:#x} of order {order} lies outside", state=self)
+
+
+@attrs.define(eq=False)
+class Node:
+    """``struct pglist_data``: one node's zones, and the order in which each kind of request tries them.
+
+    :ivar zonelists: per value of the gfp zone modifiers: populated zones, the highest allowed first.
+    """
+
+    node_id: int
+    zones: list[Zone]
+    zonelists: list[list[Zone]] = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.zonelists = [self._zonelist(modifiers) for modifiers in range(GFP_ZONEMASK + 1)]
+
+    def _zonelist(self, modifiers: gfp_t) -> list[Zone]:
+        highest = self.gfp_zone(modifiers)
+        return [zone for zone in reversed(self.zones[: highest + 1]) if zone.present_pages]
+
+    def gfp_zone(self, gfp: gfp_t) -> int:
+        """Return the index of the highest zone that a request may have (include/linux/gfp.h: gfp_zone)."""
+        index = {zone.name: zone.zone_idx for zone in self.zones}
+        if gfp & _GFP_DMA:
+            return index["DMA"]
+        if gfp & _GFP_DMA32 and "DMA32" in index:
+            return index["DMA32"]
+        if gfp & _GFP_HIGHMEM and "HIGHMEM" in index:
+            return index["HIGHMEM"]
+        return index["NORMAL"]
+
+
+def zone_layout(mem_bytes: int, arch: str, patched: PatchSet) -> list[Zone]:
+    """Cut memory into an architecture's zones; a zone that memory does not reach is there and empty.
+
+    :param mem_bytes: all of RAM, from frame 0, without holes; whole pages.
+    """
+    if arch not in _LAYOUTS:
+        raise ConfigError(f"arch {arch!r}: there are {', '.join(_LAYOUTS)}")
+    pages = mem_bytes >> PAGE_SHIFT
+    if pages < 1:
+        raise ConfigError(f"memory of {mem_bytes} bytes: at least one page of {1 << PAGE_SHIFT} is needed")
+    layout = _LAYOUTS[arch]
+    zones = []
+    start = 0
+    for zone_idx, (name, end_mib, ratio, highmem) in enumerate(layout):
+        end = pages if end_mib is None else min(pages, end_mib * _MIB)
+        zones.append(Zone(name, zone_idx, start, end - start, ratio, highmem, patched, len(layout)))
+        start = end
+    return zones
