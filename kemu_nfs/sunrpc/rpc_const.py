@@ -1,0 +1,54 @@
+"""Constants of ONC RPC version 2 (RFC 5531) and of its port numbers here; client and server use them."""
+
+from __future__ import annotations
+
+RPC_VERSION = 2
+
+# msg_type
+RPC_CALL = 0
+RPC_REPLY = 1
+
+# reply_stat
+RPC_MSG_ACCEPTED = 0
+RPC_MSG_DENIED = 1
+
+# accept_stat
+RPC_SUCCESS = 0
+RPC_PROG_UNAVAIL = 1
+RPC_PROG_MISMATCH = 2
+RPC_PROC_UNAVAIL = 3
+RPC_GARBAGE_ARGS = 4
+RPC_SYSTEM_ERR = 5
+
+# reject_stat
+RPC_MISMATCH = 0
+RPC_AUTH_ERROR = 1
+
+# auth_stat
+RPC_AUTH_OK = 0
+RPC_AUTH_BADCRED = 1
+RPC_AUTH_REJECTEDCRED = 2
+RPC_AUTH_BADVERF = 3
+RPC_AUTH_REJECTEDVERF = 4
+RPC_AUTH_TOOWEAK = 5
+
+# auth_flavor
+RPC_AUTH_NULL = 0
+RPC_AUTH_UNIX = 1
+
+RPC_MAX_AUTH_SIZE = 400  # bytes of a credential's or verifier's body
+UNX_MAXNODENAME = 255
+UNX_NGROUPS = 16
+
+# record marking
+RPC_LAST_STREAM_FRAGMENT = 0x80000000
+RPC_FRAGMENT_SIZE_MASK = 0x7FFFFFFF
+
+# programs
+NFS_PROGRAM = 100003
+NFS_VERSION = 3
+MOUNT_PROGRAM = 100005
+MOUNT_VERSION = 3
+
+NFS_PORT = 2049
+MOUNT_PORT = 20048
