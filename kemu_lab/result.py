@@ -1,0 +1,97 @@
+"""What a run tells: the object behind the table and behind ``--json`` (schema 1, kemu_lab/data/run.schema.json)."""
+
+from __future__ import annotations
+
+import attrs
+
+SCHEMA = 1
+
+
+@attrs.define
+class Pages:
+    """Pages of the processes: touched, moved, compared."""
+
+    touched: int = 0
+    swapped_out: int = 0
+    swapped_in: int = 0
+    verified: int = 0
+    lost: int = 0
+
+
+@attrs.define
+class Net:
+    """The client's network: frames, and what was dropped where."""
+
+    rx_frames: int = 0
+    tx_frames: int = 0
+    retransmits: int = 0
+    emergency_skbs: int = 0
+    drops: dict[str, int] = attrs.Factory(dict)
+
+
+@attrs.define
+class Reserve:
+    """The memory reserve: its size in pages, and the use of the SKB data reserve in bytes."""
+
+    pages_emerg: int = 0
+    limit_bytes: int = 0
+    peak_bytes: int = 0
+    end_of_load_bytes: int = 0
+    left_bytes: int = 0
+    leaked_pages: int = 0
+
+
+@attrs.define
+class Reclaim:
+    """What reclaim had to do."""
+
+    kswapd_wakes: int = 0
+    direct_reclaims: int = 0
+    throttled: int = 0
+    oom_kills: int = 0
+
+
+@attrs.define
+class Nfs:
+    """The client's RPCs for data, and how often it had to ask again."""
+
+    writes: int = 0
+    reads: int = 0
+    retransmissions: int = 0
+    reconnects: int = 0
+
+
+@attrs.define
+class RunResult:
+    """One run: how it ended, why, and the counters."""
+
+    scenario: str
+    seed: int
+    patches: list[int]
+    dropped: list[int]
+    fixes: list[str]
+    command: str
+    mem_pages: int = 0
+    outcome: str = "survived"
+    also: list[str] = attrs.Factory(list)
+    reason: str = ""
+    chain: list[str] = attrs.Factory(list)
+    virtual_ns: int = 0
+    wall_seconds: float = 0.0
+    history: str = ""
+    pages: Pages = attrs.Factory(Pages)
+    net: Net = attrs.Factory(Net)
+    reserve: Reserve = attrs.Factory(Reserve)
+    reclaim: Reclaim = attrs.Factory(Reclaim)
+    nfs: Nfs = attrs.Factory(Nfs)
+
+    @property
+    def lived(self) -> bool:
+        """Tell whether the machine lived: exit status 0."""
+        return self.outcome == "survived"
+
+    def as_json(self) -> dict[str, object]:
+        """Return the object that ``--json`` prints."""
+        body = attrs.asdict(self)
+        body["virtual_seconds"] = self.virtual_ns / 1e9
+        return {"schema": SCHEMA, **body}

@@ -1,0 +1,88 @@
+"""What a run was asked to do: one frozen object, and the command line that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+
+import attrs
+
+from kemu.fixes import FixSet
+from kemu.patches import PatchSet
+from kemu_lab.quantities import format_size, format_time, parse_probability, parse_size, parse_time
+
+MIN_MEM, MAX_MEM = 8 << 20, 64 << 30
+MAX_LATENCY_NS = 10**9
+MAX_CPUS = 8
+
+
+@attrs.frozen
+class RunConfig:
+    """The options of ``kemu run``.
+
+    :param mem: bytes of the client's memory.
+    :param loss: probability that the wire loses a frame.
+    :param latency_ns: one way, in ns.
+    :param fill: path of a file whose bytes fill the pages, or None.
+    :param trace: path of a lackey trace that the process follows, or None.
+    """
+
+    scenario: str = "main"
+    mem: int = 32 << 20
+    cpus: int = 1
+    seed: int = 1
+    patches: PatchSet = attrs.field(factory=PatchSet.all)
+    fixes: FixSet = attrs.field(factory=FixSet.all)
+    loss: float = 0.0
+    latency_ns: int = 50_000
+    fill: str | None = None
+    trace: str | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        scenario: str,
+        *,
+        mem: str,
+        cpus: int,
+        seed: int,
+        patches: str,
+        fixes: str,
+        loss: str,
+        latency: str,
+        fill: str | None,
+        trace: str | None,
+    ) -> RunConfig:
+        """Read the options as typed; :exc:`ConfigError` says in one sentence which cannot be used."""
+        return cls(
+            scenario=scenario,
+            mem=parse_size(mem, "--mem", MIN_MEM, MAX_MEM),
+            cpus=cpus,
+            seed=seed,
+            patches=PatchSet.parse(patches),
+            fixes=FixSet.parse(fixes),
+            loss=parse_probability(loss, "--loss"),
+            latency_ns=parse_time(latency, "--latency", 1_000, MAX_LATENCY_NS),
+            fill=fill,
+            trace=trace,
+        )
+
+    @property
+    def command(self) -> str:
+        """Return the one line that repeats the run."""
+        plain = RunConfig()
+        words = ["kemu", "run"]
+        if self.scenario != plain.scenario:
+            words.append(self.scenario)
+        if self.mem != plain.mem:
+            words += ["--mem", format_size(self.mem)]
+        if self.cpus != plain.cpus:
+            words += ["--cpus", str(self.cpus)]
+        words += ["--seed", str(self.seed), "--patches", str(self.patches), "--fixes", str(self.fixes)]
+        if self.loss != plain.loss:
+            words += ["--loss", repr(self.loss)]
+        if self.latency_ns != plain.latency_ns:
+            words += ["--latency", format_time(self.latency_ns)]
+        for option, value in (("--fill", self.fill), ("--trace", self.trace)):
+            if value is not None:
+                words += [option, value]
+        return shlex.join(words)

@@ -1,0 +1,7 @@
+"""The scenarios: name -> (module, summary). A module is imported when its scenario runs; it holds ``scenario(config, watch)``."""
+
+from __future__ import annotations
+
+SCENARIOS: dict[str, tuple[str, str]] = {
+    "main": ("kemu_lab.scenarios.main_job", "a process with twice the memory swaps over NFS while foreign frames come in bursts"),
+}
