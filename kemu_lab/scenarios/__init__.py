@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 SCENARIOS: dict[str, tuple[str, str]] = {
-    "main": ("kemu_lab.scenarios.main_job", "a process with twice the memory swaps over NFS while foreign frames come in bursts"),
+    "main": ("kemu_lab.scenarios.main_job", "twice the memory, swap over NFS, bursts of foreign frames"),
 }

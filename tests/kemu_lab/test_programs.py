@@ -1,0 +1,79 @@
+"""Programs: data with a cursor."""
+
+import pytest
+
+from kemu.errors import ConfigError
+from kemu_lab.contents import FileFill, Pattern
+from kemu_lab.programs import FillThenRead, FollowTrace, SleepingReader
+
+
+def steps(program):
+    found = []
+    while (step := program.step()) is not None:
+        found.append(step)
+    return found
+
+
+def test_fill_then_read_writes_every_page_once_then_reads_random_ones():
+    program = FillThenRead(600, 50, Pattern(1), seed=1)
+    found = steps(program)
+
+    assert [s[1] for s in found if s[0] == "grow"] == [256, 256, 88]
+    assert [s[1] for s in found if s[0] == "write"] == list(range(600))
+    assert len({s[1] for s in found if s[0] == "read"}) > 30
+    assert found[-1] == ("sleep", None)
+    assert program.position == program.total == 650
+
+
+def test_equal_seeds_read_equal_pages():
+    reads = [[s[1] for s in steps(FillThenRead(100, 20, Pattern(1), seed)) if s[0] == "read"] for seed in (1, 1, 2)]
+
+    assert reads[0] == reads[1] != reads[2]
+
+
+def test_a_trace_is_followed_in_its_order_and_reads_what_it_wrote():
+    program = FollowTrace([(7, False), (9, True), (7, False), (7, True)], Pattern(1))
+    found = steps(program)
+
+    assert [s[:2] for s in found] == [("grow", 256), ("write", 0), ("write", 1), ("read", 0), ("write", 0), ("sleep", None)]
+    assert found[1][2] != found[4][2]
+
+
+def test_a_sleeping_reader_reads_its_memory_before_its_socket():
+    def drain():
+        raise AssertionError("not called here")
+
+    found = steps(SleepingReader(2, Pattern(1), drain))
+
+    assert [s[0] for s in found] == ["grow", "write", "write", "sleep", "read", "read", "call"]
+
+
+def test_pattern_pages_differ_by_page_version_and_seed():
+    pages = {Pattern(seed).page(vpn, version) for seed in (1, 2) for vpn in (0, 1) for version in (1, 2)}
+
+    assert len(pages) == 8
+    assert {len(page) for page in pages} == {4096}
+
+
+def test_a_file_fills_pages_and_goes_round(tmp_path):
+    path = tmp_path / "data"
+    path.write_bytes(bytes(range(256)) * 20)
+    fill = FileFill(str(path))
+
+    assert fill.page(0, 1)[12:] == (bytes(range(256)) * 16)[12:]
+    assert fill.page(0, 1)[12:] == fill.page(2, 1)[12:]
+    assert fill.page(0, 1) != fill.page(2, 1)
+    assert len(fill.page(1, 1)) == 4096
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path, name):
+    with pytest.raises(ConfigError, match="--fill"):
+        FileFill(str(tmp_path / name))
+
+
+def test_an_empty_file_and_a_foul_name_are_refused(tmp_path):
+    (tmp_path / "empty").touch()
+    for path in (str(tmp_path / "empty"), "a\0b"):
+        with pytest.raises(ConfigError, match="--fill"):
+            FileFill(path)
