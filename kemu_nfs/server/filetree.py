@@ -1,0 +1,372 @@
+"""The server's file system in memory: inodes, names, file handles, permissions.
+
+Interface
+    * ``FileTree(clock)``: the tree; ``clock()`` gives ns.
+    * ``make_dir(path)``, ``make_file(path, size)``, ``lookup_path(path)``: for whoever sets up a server.
+    * ``lookup create mkdir symlink mknod link remove rmdir rename``: what the procedures of NFS do with names; each returns a
+      status of RFC 1813 (0 is success), with the object where there is one.
+    * ``crash(lose_unstable)``: a loss of power.
+
+Rules of this file
+    * A file handle is 32 bytes: a magic, the file system's number, the file's number, the generation. A file's number is never
+      used twice, so a handle of a removed file is stale for ever.
+    * ``..`` in the root of the tree or of an export is that root: no name leads out of an export.
+    * Left out: quotas, access lists, hard limits on names per directory.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import attrs
+
+from kemu.errors import KernelBug
+from kemu_nfs.server.inode import BLOCK_SHIFT, BLOCK_SIZE, Inode
+from kemu_nfs.sunrpc.nfs3_const import (
+    NF3DIR,
+    NF3LNK,
+    NF3REG,
+    NFS3_OK,
+    NFS3ERR_BADHANDLE,
+    NFS3ERR_EXIST,
+    NFS3ERR_INVAL,
+    NFS3ERR_ISDIR,
+    NFS3ERR_MLINK,
+    NFS3ERR_NAMETOOLONG,
+    NFS3ERR_NOENT,
+    NFS3ERR_NOTDIR,
+    NFS3ERR_NOTEMPTY,
+    NFS3ERR_STALE,
+)
+
+EPOCH_NS = 1_193_760_241_000_000_000  # 30 October 2007, 16:04:01 UTC: what a server's clock shows at virtual time 0
+NAME_MAX = 255
+LINK_MAX = 32000
+
+_HANDLE = struct.Struct("!4sIQI12x")
+_MAGIC = b"kemu"
+
+MAY_READ, MAY_WRITE, MAY_EXEC = 4, 2, 1
+
+
+@attrs.frozen
+class Cred:
+    """Who calls: the numbers of AUTH_SYS."""
+
+    uid: int
+    gid: int
+    gids: tuple[int, ...] = ()
+
+
+def permitted(inode: Inode, cred: Cred, want: int) -> bool:
+    """Tell whether the mode bits grant all of ``want`` (MAY_*) to ``cred``; root may all but execute a file without an x bit."""
+    mode = inode.mode
+    if cred.uid == 0:
+        return not want & MAY_EXEC or inode.ftype == NF3DIR or bool(mode & 0o111)
+    if cred.uid == inode.uid:
+        mode >>= 6
+    elif cred.gid == inode.gid or inode.gid in cred.gids:
+        mode >>= 3
+    return mode & want == want
+
+
+def check_name(name: bytes) -> int:
+    """Judge a name that a call wants to make, remove or look up: a status."""
+    if len(name) > NAME_MAX:
+        return NFS3ERR_NAMETOOLONG
+    if not name or b"/" in name or b"\0" in name:
+        return NFS3ERR_INVAL
+    return NFS3_OK
+
+
+class FileTree:
+    """A file system.
+
+    :param clock: gives the time in ns; the server's clock starts at EPOCH_NS.
+    :param capacity: bytes of file data that fit.
+    :param bounded: refuse what does not fit (NFS3ERR_NOSPC); without it the capacity is only told.
+    """
+
+    def __init__(self, clock: Callable[[], int], *, fsid: int = 1, capacity: int = 1 << 40, bounded: bool = False) -> None:
+        self.clock = clock
+        self.fsid = fsid
+        self.capacity = capacity
+        self.bounded = bounded
+        self.by_handle: dict[bytes, Inode] = {}
+        self.exported: dict[int, bytes] = {}  # fileid of an export's root -> its path
+        self._next_fileid = 2
+        self.root = self._new(NF3DIR, 0o755, 0, 0)
+        self.root.parent = self.root
+
+    def now(self) -> int:
+        """Tell the time of day in ns, as attributes show it."""
+        return EPOCH_NS + self.clock()
+
+    def _new(self, ftype: int, mode: int, uid: int, gid: int) -> Inode:
+        """Make an object that has no name yet."""
+        fileid = self._next_fileid
+        self._next_fileid = fileid + 1
+        handle = _HANDLE.pack(_MAGIC, self.fsid, fileid, 1)
+        inode = Inode(ftype, fileid, handle, mode & 0o7777, uid, gid, self.now())
+        self.by_handle[handle] = inode
+        return inode
+
+    # handles and paths
+
+    def fh_status(self, handle: bytes) -> int:
+        """Say why a handle that is not in ``by_handle`` is refused: STALE if it was once ours, else BADHANDLE."""
+        if len(handle) != _HANDLE.size or handle[28:].strip(b"\0"):
+            return NFS3ERR_BADHANDLE
+        magic, fsid, fileid, generation = _HANDLE.unpack(handle)
+        ours = magic == _MAGIC and fsid == self.fsid and generation == 1 and 2 <= fileid < self._next_fileid
+        return NFS3ERR_STALE if ours else NFS3ERR_BADHANDLE
+
+    def lookup_path(self, path: str) -> Inode | None:
+        """Walk an absolute path, for whoever sets up a server; links are not followed, ``..`` stops at the root."""
+        inode = self.root
+        for name in path.encode().split(b"/"):
+            if not name:
+                continue
+            status, found = self.lookup(inode, name)
+            if status or found is None:
+                return None
+            inode = found
+        return inode
+
+    def make_dir(self, path: str, *, mode: int = 0o755, uid: int = 0, gid: int = 0) -> Inode:
+        """Make a directory and those above it, or find it."""
+        inode = self.root
+        for name in path.encode().split(b"/"):
+            if not name:
+                continue
+            status, found = self.lookup(inode, name)
+            if status == NFS3ERR_NOENT:
+                status, found = self.mkdir(inode, name, mode, Cred(uid, gid))
+            if status or found is None or found.ftype != NF3DIR:
+                raise KernelBug(f"cannot make the directory {path}")
+            inode = found
+        return inode
+
+    def make_file(self, path: str, size: int = 0, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> Inode:
+        """Make a regular file of ``size`` bytes without data, for whoever sets up a server."""
+        folder, _, name = path.rpartition("/")
+        status, inode = self.create(self.make_dir(folder), name.encode(), mode, Cred(uid, gid))
+        if status or inode is None:
+            raise KernelBug(f"cannot make the file {path}: status {status}")
+        inode.resize(size)
+        return inode
+
+    # names
+
+    def lookup(self, folder: Inode, name: bytes) -> tuple[int, Inode | None]:
+        """Find a name in a directory."""
+        if folder.ftype != NF3DIR:
+            return NFS3ERR_NOTDIR, None
+        if name == b".":
+            return NFS3_OK, folder
+        if name == b"..":
+            # the parent of an export's root is outside of what the client may see
+            return NFS3_OK, folder if folder.fileid in self.exported else folder.parent
+        status = check_name(name)
+        if status:
+            return status, None
+        entry = folder.entries.get(name)
+        return (NFS3_OK, entry.inode) if entry is not None else (NFS3ERR_NOENT, None)
+
+    def _may_add(self, folder: Inode, name: bytes) -> int:
+        """Judge whether a new name can be entered: a status."""
+        if folder.ftype != NF3DIR:
+            return NFS3ERR_NOTDIR
+        if name in (b".", b".."):
+            return NFS3ERR_EXIST
+        status = check_name(name)
+        if status:
+            return status
+        return NFS3ERR_EXIST if name in folder.entries else NFS3_OK
+
+    def _touch(self, *inodes: Inode) -> None:
+        """Note that directories changed: mtime and ctime are now."""
+        now = self.now()
+        for inode in inodes:
+            inode.mtime_ns = inode.ctime_ns = now
+
+    def _make(self, folder: Inode, name: bytes, ftype: int, mode: int, cred: Cred) -> tuple[int, Inode | None]:
+        status = self._may_add(folder, name)
+        if status:
+            return status, None
+        gid = folder.gid if folder.mode & 0o2000 else cred.gid
+        inode = self._new(ftype, mode, cred.uid, gid)
+        folder.add_entry(name, inode)
+        self._touch(folder)
+        return NFS3_OK, inode
+
+    def create(self, folder: Inode, name: bytes, mode: int, cred: Cred) -> tuple[int, Inode | None]:
+        """Make an empty regular file."""
+        return self._make(folder, name, NF3REG, mode, cred)
+
+    def mkdir(self, folder: Inode, name: bytes, mode: int, cred: Cred) -> tuple[int, Inode | None]:
+        """Make an empty directory."""
+        if folder.nlink >= LINK_MAX:
+            return NFS3ERR_MLINK, None
+        status, inode = self._make(folder, name, NF3DIR, mode, cred)
+        if inode is not None:
+            inode.parent = folder
+            folder.nlink += 1
+        return status, inode
+
+    def symlink(self, folder: Inode, name: bytes, target: bytes, mode: int, cred: Cred) -> tuple[int, Inode | None]:
+        """Make a symbolic link; the server never follows it."""
+        status, inode = self._make(folder, name, NF3LNK, mode, cred)
+        if inode is not None:
+            inode.target = target
+            inode.size = len(target)
+        return status, inode
+
+    def mknod(
+        self, folder: Inode, name: bytes, ftype: int, mode: int, rdev: tuple[int, int], cred: Cred
+    ) -> tuple[int, Inode | None]:
+        """Make a device, a fifo or a socket."""
+        status, inode = self._make(folder, name, ftype, mode, cred)
+        if inode is not None:
+            inode.rdev = rdev
+        return status, inode
+
+    def link(self, inode: Inode, folder: Inode, name: bytes) -> int:
+        """Give an object that is no directory a further name."""
+        if inode.ftype == NF3DIR:
+            return NFS3ERR_ISDIR
+        status = self._may_add(folder, name)
+        if status:
+            return status
+        if inode.nlink >= LINK_MAX:
+            return NFS3ERR_MLINK
+        folder.add_entry(name, inode)
+        inode.nlink += 1
+        inode.ctime_ns = self.now()
+        self._touch(folder)
+        return NFS3_OK
+
+    def _drop(self, inode: Inode) -> None:
+        """Take one name from an object; without any it is gone, and its handle is stale."""
+        inode.nlink -= 1
+        inode.ctime_ns = self.now()
+        if inode.nlink == 0 or inode.ftype == NF3DIR:
+            inode.nlink = 0
+            del self.by_handle[inode.handle]
+
+    def remove(self, folder: Inode, name: bytes) -> int:
+        """Take away a name of an object that is no directory."""
+        if name in (b".", b".."):
+            return NFS3ERR_INVAL
+        status, inode = self.lookup(folder, name)
+        if status or inode is None:
+            return status
+        if inode.ftype == NF3DIR:
+            return NFS3ERR_ISDIR
+        del folder.entries[name]
+        self._drop(inode)
+        self._touch(folder)
+        return NFS3_OK
+
+    def rmdir(self, folder: Inode, name: bytes) -> int:
+        """Take away an empty directory."""
+        if name == b".":
+            return NFS3ERR_INVAL
+        if name == b"..":
+            return NFS3ERR_NOTEMPTY
+        status, inode = self.lookup(folder, name)
+        if status or inode is None:
+            return status
+        if inode.ftype != NF3DIR:
+            return NFS3ERR_NOTDIR
+        if inode.entries:
+            return NFS3ERR_NOTEMPTY
+        del folder.entries[name]
+        folder.nlink -= 1
+        self._drop(inode)
+        self._touch(folder)
+        return NFS3_OK
+
+    def rename(self, source: Inode, old: bytes, goal: Inode, new: bytes) -> int:
+        """Move a name; what bore the new name goes, if it is of the same kind and, as a directory, empty."""
+        if old in (b".", b"..") or new in (b".", b".."):
+            return NFS3ERR_INVAL
+        status, inode = self.lookup(source, old)
+        if status or inode is None:
+            return status
+        status, victim = self.lookup(goal, new)
+        if status not in (NFS3_OK, NFS3ERR_NOENT):
+            return status
+        if victim is inode:
+            return NFS3_OK
+        if inode.ftype == NF3DIR and self._is_below(goal, inode):
+            return NFS3ERR_INVAL
+        if victim is not None:
+            if (victim.ftype == NF3DIR) != (inode.ftype == NF3DIR):
+                return NFS3ERR_EXIST
+            status = self.rmdir(goal, new) if victim.ftype == NF3DIR else self.remove(goal, new)
+            if status:
+                return status
+        del source.entries[old]
+        goal.add_entry(new, inode)
+        if inode.ftype == NF3DIR:
+            source.nlink -= 1
+            goal.nlink += 1
+            inode.parent = goal
+        inode.ctime_ns = self.now()
+        self._touch(source, goal)
+        return NFS3_OK
+
+    def _is_below(self, inode: Inode, top: Inode) -> bool:
+        """Tell whether ``inode`` is ``top`` or lies below it."""
+        while inode is not top:
+            if inode.parent is None or inode.parent is inode:
+                return False
+            inode = inode.parent
+        return True
+
+    # the whole
+
+    def used_bytes(self) -> int:
+        """Bytes of file data that are stored."""
+        return sum(len(inode.blocks) for inode in self.by_handle.values()) << BLOCK_SHIFT
+
+    def has_room(self, inode: Inode, offset: int, count: int) -> bool:
+        """Tell whether a write fits: the blocks that it would add, against what is left."""
+        if not self.bounded or not count:
+            return True
+        first, last = offset >> BLOCK_SHIFT, (offset + count - 1) >> BLOCK_SHIFT
+        fresh = sum(block not in inode.blocks for block in range(first, last + 1))
+        return not fresh or self.used_bytes() + (fresh << BLOCK_SHIFT) <= self.capacity
+
+    def crash(self, lose_unstable: bool) -> int:
+        """Let the power fail: what no COMMIT made stable is lost, or happened to be written; return the blocks lost."""
+        if lose_unstable:
+            return sum(inode.lose_unstable() for inode in self.by_handle.values())
+        for inode in self.by_handle.values():
+            inode.commit()
+        return 0
+
+    def check(self) -> None:
+        """Assert the tree's invariants: every object has a name, and the counts of names are right."""
+        names = {inode.fileid: 0 for inode in self.by_handle.values()}
+        for folder in self.by_handle.values():
+            folder.check()
+            if folder.ftype == NF3DIR:
+                names[folder.fileid] += 2  # its own name and "."; the root is its own parent
+            for name, entry in folder.entries.items():
+                if entry.inode.handle not in self.by_handle:
+                    raise KernelBug(f"the name {name!r} leads to an object that is gone")
+                if entry.inode.ftype == NF3DIR:
+                    names[folder.fileid] += 1
+                    if entry.inode.parent is not folder:
+                        raise KernelBug(f"directory {name!r} has another parent")
+                else:
+                    names[entry.inode.fileid] += 1
+        for inode in self.by_handle.values():
+            if inode.nlink != names[inode.fileid]:
+                raise KernelBug(f"object {inode.fileid} has nlink {inode.nlink}, and {names[inode.fileid]} names lead to it")
+
+
+__all__ = ["BLOCK_SIZE", "Cred", "FileTree", "check_name", "permitted"]

@@ -1,0 +1,187 @@
+"""The composite types of NFSv3 as the server reads and writes them: handles, attributes, wcc data (RFC 1813, 2.6).
+
+Interface
+    * ``unpack_fh``, ``unpack_sattr3``, ``unpack_diropargs``: arguments.
+    * ``pack_fattr3``, ``pack_post_op_attr``, ``pack_wcc``, ``pack_post_op_fh``: results.
+    * ``Sattr3`` and ``apply_sattr3()``: what SETATTR and the creating procedures may change.
+
+Rules of this file
+    * Decoders consume all of their type before anybody acts on it: what is malformed changes nothing.
+    * What a decoder cannot read raises XdrError, which rpc_server.py answers with GARBAGE_ARGS.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from kemu_nfs.server.filetree import MAY_WRITE, Cred, FileTree, permitted
+from kemu_nfs.server.inode import Inode
+from kemu_nfs.sunrpc.nfs3_const import (
+    NF3DIR,
+    NF3REG,
+    NFS3_DONT_CHANGE,
+    NFS3_FHSIZE,
+    NFS3_OK,
+    NFS3_SET_TO_CLIENT_TIME,
+    NFS3_SET_TO_SERVER_TIME,
+    NFS3ERR_ACCES,
+    NFS3ERR_FBIG,
+    NFS3ERR_INVAL,
+    NFS3ERR_ISDIR,
+    NFS3ERR_PERM,
+)
+from kemu_nfs.sunrpc.xdr import Packer, Unpacker, XdrError
+
+NSEC_PER_SEC = 1_000_000_000
+MAX_FILE_SIZE = (1 << 63) - 1
+
+PreOp = tuple[int, int, int]  # size, mtime and ctime before the operation
+
+
+@attrs.define(eq=False)
+class Sattr3:
+    """``struct sattr3``: None leaves an attribute alone; a time of -1 is the server's own."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+def unpack_fh(args: Unpacker) -> bytes:
+    """Read a file handle of up to 64 bytes."""
+    return args.unpack_opaque(NFS3_FHSIZE)
+
+
+def unpack_diropargs(args: Unpacker) -> tuple[bytes, bytes]:
+    """Read a directory's handle and a name; how long a name may be is for the tree to say."""
+    return unpack_fh(args), args.unpack_opaque()
+
+
+def _unpack_time(args: Unpacker) -> int:
+    seconds = args.unpack_uint()
+    return seconds * NSEC_PER_SEC + args.unpack_uint()
+
+
+def _unpack_set_time(args: Unpacker) -> int | None:
+    how = args.unpack_uint()
+    if how == NFS3_DONT_CHANGE:
+        return None
+    if how == NFS3_SET_TO_SERVER_TIME:
+        return -1
+    if how == NFS3_SET_TO_CLIENT_TIME:
+        return _unpack_time(args)
+    raise XdrError(f"time_how is {how}, allowed are 0, 1, 2")
+
+
+def unpack_sattr3(args: Unpacker) -> Sattr3:
+    """Read the attributes that a caller wants to set."""
+    mode = args.unpack_uint() if args.unpack_bool() else None
+    uid = args.unpack_uint() if args.unpack_bool() else None
+    gid = args.unpack_uint() if args.unpack_bool() else None
+    size = args.unpack_uhyper() if args.unpack_bool() else None
+    return Sattr3(mode, uid, gid, size, _unpack_set_time(args), _unpack_set_time(args))
+
+
+def unpack_guard(args: Unpacker) -> int | None:
+    """Read SETATTR's guard: the ctime that the object must still have, in ns."""
+    return _unpack_time(args) if args.unpack_bool() else None
+
+
+def _pack_time(out: Packer, ns: int) -> None:
+    seconds, rest = divmod(ns, NSEC_PER_SEC)
+    out.pack_uint(seconds & 0xFFFFFFFF)
+    out.pack_uint(rest)
+
+
+def pack_fattr3(out: Packer, inode: Inode, fsid: int) -> None:
+    """Write all attributes of an object, 84 bytes."""
+    for word in (inode.ftype, inode.mode, inode.nlink, inode.uid, inode.gid):
+        out.pack_uint(word)
+    out.pack_uhyper(inode.size)
+    out.pack_uhyper(inode.used)
+    out.pack_uint(inode.rdev[0])
+    out.pack_uint(inode.rdev[1])
+    out.pack_uhyper(fsid)
+    out.pack_uhyper(inode.fileid)
+    _pack_time(out, inode.atime_ns)
+    _pack_time(out, inode.mtime_ns)
+    _pack_time(out, inode.ctime_ns)
+
+
+def pack_post_op_attr(out: Packer, inode: Inode | None, fsid: int) -> None:
+    """Write attributes, or that there are none."""
+    if inode is None:
+        out.pack_bool(False)
+    else:
+        out.pack_bool(True)
+        pack_fattr3(out, inode, fsid)
+
+
+def pack_post_op_fh(out: Packer, inode: Inode) -> None:
+    """Write the handle of an object."""
+    out.pack_bool(True)
+    out.pack_opaque(inode.handle)
+
+
+def pre_op(inode: Inode | None) -> PreOp | None:
+    """Remember what a client compares its cache with (wcc_attr)."""
+    return None if inode is None else (inode.size, inode.mtime_ns, inode.ctime_ns)
+
+
+def pack_wcc(out: Packer, before: PreOp | None, inode: Inode | None, fsid: int) -> None:
+    """Write weak cache consistency data: a little from before, all from after."""
+    if before is None:
+        out.pack_bool(False)
+    else:
+        out.pack_bool(True)
+        out.pack_uhyper(before[0])
+        _pack_time(out, before[1])
+        _pack_time(out, before[2])
+    pack_post_op_attr(out, inode, fsid)
+
+
+def may_apply(inode: Inode, sattr: Sattr3, cred: Cred) -> int:
+    """Judge a change of attributes: a status. The owner may change all but the owner; a writer may cut and touch."""
+    owner = cred.uid in (0, inode.uid)
+    if not owner:
+        if sattr.mode is not None or sattr.uid is not None or sattr.gid is not None:
+            return NFS3ERR_PERM
+        if any(time is not None and time >= 0 for time in (sattr.atime_ns, sattr.mtime_ns)):
+            return NFS3ERR_PERM
+        if not permitted(inode, cred, MAY_WRITE):
+            return NFS3ERR_ACCES
+    elif cred.uid:
+        if sattr.uid is not None and sattr.uid != inode.uid:
+            return NFS3ERR_PERM
+        if sattr.gid is not None and sattr.gid not in (inode.gid, cred.gid) and sattr.gid not in cred.gids:
+            return NFS3ERR_PERM
+    if sattr.size is not None:
+        if inode.ftype == NF3DIR:
+            return NFS3ERR_ISDIR
+        if inode.ftype != NF3REG:
+            return NFS3ERR_INVAL
+        if sattr.size > MAX_FILE_SIZE:
+            return NFS3ERR_FBIG
+    return NFS3_OK
+
+
+def apply_sattr3(tree: FileTree, inode: Inode, sattr: Sattr3) -> None:
+    """Change the attributes that may_apply() allowed."""
+    now = tree.now()
+    if sattr.mode is not None:
+        inode.mode = sattr.mode & 0o7777
+    if sattr.uid is not None:
+        inode.uid = sattr.uid
+    if sattr.gid is not None:
+        inode.gid = sattr.gid
+    if sattr.size is not None:
+        inode.resize(sattr.size)
+        inode.mtime_ns = now
+    if sattr.atime_ns is not None:
+        inode.atime_ns = now if sattr.atime_ns < 0 else sattr.atime_ns
+    if sattr.mtime_ns is not None:
+        inode.mtime_ns = now if sattr.mtime_ns < 0 else sattr.mtime_ns
+    inode.ctime_ns = now
