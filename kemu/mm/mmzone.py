@@ -26,6 +26,9 @@ from kemu.mm.gfp import (
     _GFP_HIGHMEM,
     ALLOC_HARDER,
     ALLOC_HIGH,
+    ALLOC_WMARK_HIGH,
+    ALLOC_WMARK_LOW,
+    ALLOC_WMARK_MIN,
     GFP_ZONEMASK,
     MAX_ORDER,
     PAGE_SHIFT,
@@ -35,6 +38,7 @@ from kemu.mm.gfp import (
 from kemu.mm.page import Page
 from kemu.patches import PatchSet
 
+WMARK_FLAGS: Final = ALLOC_HARDER | ALLOC_HIGH | ALLOC_WMARK_MIN | ALLOC_WMARK_LOW | ALLOC_WMARK_HIGH  # what a threshold depends on
 _MIB: Final = 1 << (20 - PAGE_SHIFT)  # pages in a MiB
 
 # Per architecture: zone, the MiB where it ends (None: at the end of memory), divisor of lowmem_reserve, is it highmem
@@ -95,7 +99,10 @@ class Zone:
     pages_emerg: int = 0  # [p08] added
     lowmem_reserve: list[int] = attrs.field(init=False)  # kept from requests of each higher class zone
     _floor: list[int] = attrs.field(init=False, repr=False)  # per class zone: what must stay whatever the mark
-    low_floor: list[int] = attrs.field(init=False, repr=False)  # _floor above pages_low: the fast path's one comparison
+    thresholds: list[list[int]] = attrs.field(
+        init=False, repr=False
+    )  # [alloc_flags & WMARK_FLAGS][class zone]: order 0 needs more free
+    low_threshold: int = attrs.field(init=False, repr=False)  # the one that the fast path asks for
 
     # under zone->lru_lock, kept by reclaim:
     active: Any = attrs.field(default=None, repr=False)
@@ -129,11 +136,30 @@ class Zone:
         return sum(len(pcp.pages) for pcp in self.hot) + sum(len(pcp.pages) for pcp in self.cold)
 
     def recompute_floor(self) -> None:
-        """Fold into one number per class zone what no ALLOC_* discount erodes."""
+        """Fold into one number per class zone what no ALLOC_* discount erodes, and fill the tables that order-0 requests ask."""
         self._floor = list(self.lowmem_reserve)
         if self.patched.emergency_pool:  # [p08]
             self._floor = [reserve + self.pages_emerg for reserve in self._floor]
-        self.low_floor = [self.pages_low + floor for floor in self._floor]
+        self.thresholds = [
+            [self._discounted(self._mark(alloc_flags), alloc_flags) + floor for floor in self._floor]
+            for alloc_flags in range(WMARK_FLAGS + 1)
+        ]
+        self.low_threshold = self.thresholds[ALLOC_WMARK_LOW][self.zone_idx]
+
+    def _mark(self, alloc_flags: alloc_flags_t) -> int:
+        """Return the mark that a request is tested against (2.6.23 mm/page_alloc.c: get_page_from_freelist)."""
+        if alloc_flags & ALLOC_WMARK_MIN:
+            return self.pages_min
+        return self.pages_low if alloc_flags & ALLOC_WMARK_LOW else self.pages_high
+
+    @staticmethod
+    def _discounted(mark: int, alloc_flags: alloc_flags_t) -> int:
+        """Halve a mark for ALLOC_HIGH, and then take a quarter of what is left for ALLOC_HARDER."""
+        if alloc_flags & ALLOC_HIGH:
+            mark -= mark // 2
+        if alloc_flags & ALLOC_HARDER:
+            mark -= mark // 4
+        return mark
 
     def zone_watermark_ok(self, order: int, mark: int, classzone_idx: int, alloc_flags: alloc_flags_t) -> bool:
         """Tell whether a block of 2**order pages may be taken at ``mark`` (2.6.23 mm/page_alloc.c: zone_watermark_ok).
@@ -141,11 +167,7 @@ class Zone:
         ALLOC_HIGH halves the mark; ALLOC_HARDER then takes a quarter of what is left. The comparison is strict, with the block's
         other pages already counted as gone; for each order below the wanted one, smaller blocks do not count and the mark halves.
         """
-        minimum = mark
-        if alloc_flags & ALLOC_HIGH:
-            minimum -= minimum // 2
-        if alloc_flags & ALLOC_HARDER:
-            minimum -= minimum // 4
+        minimum = self._discounted(mark, alloc_flags)
         free = self.free_pages - (1 << order) + 1
         if free <= minimum + self._floor[classzone_idx]:
             return False
@@ -158,8 +180,13 @@ class Zone:
 
     def atomic_floor(self, classzone_idx: int) -> int:
         """Return the free pages at which GFP_ATOMIC, order 0, gets nothing more."""
-        minimum = self.pages_min - self.pages_min // 2
-        return minimum - minimum // 4 + self._floor[classzone_idx]
+        return self.thresholds[ALLOC_WMARK_MIN | ALLOC_HIGH | ALLOC_HARDER][classzone_idx]
+
+    def allows(self, order: int, classzone_idx: int, alloc_flags: alloc_flags_t) -> bool:
+        """Tell whether a request may take a block here: zone_watermark_ok() at the mark that its flags name."""
+        if not order:
+            return self.free_pages > self.thresholds[alloc_flags & WMARK_FLAGS][classzone_idx]
+        return self.zone_watermark_ok(order, self._mark(alloc_flags), classzone_idx, alloc_flags)
 
     def check(self) -> None:
         """Assert the zone's invariants; on failure raise :exc:`KernelBug` with the whole state."""
