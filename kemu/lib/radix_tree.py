@@ -1,0 +1,426 @@
+"""A radix tree of 64 slots per node, whose nodes are slab objects that can be refused (2.6.23 lib/radix-tree.c).
+
+Interface
+    * :class:`RadixNodes`: the nodes of a machine: the allocator behind them, the stock of each CPU, ``preload(gfp)``, ``preload_end``.
+    * :class:`RadixTree`: ``insert`` (0, -EEXIST, -ENOMEM), ``lookup``, ``delete``, ``gang_lookup``, ``tag_set``, ``tag_clear``,
+      ``tag_get``, ``tagged``, ``gang_lookup_tag``, ``items``, ``len``, ``check``.
+
+Rules
+    * Keys are 0 to 2**64 - 1 (a swap entry has its type in the top bits); an item is anything but None.
+    * The tree is as high as its largest key needs and shrinks again; an item of key 0 alone needs no node at all.
+    * A node comes from the allocator, with the tree's own gfp; the stock is used only when that fails and the tree may not wait.
+    * An insert that fails changes nothing. Nodes are got first and linked then: time may pass in the allocator.
+    * preload() returns 0 with preemption disabled, -ENOMEM with preemption as it was.
+    * Left out: RCU, slot pointers, moving of items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from kemu.errors import KernelBug
+from kemu.kernel.errno import EEXIST, ENOMEM
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+
+gfp_t = int  # the page allocator's word stands above this floor
+Item = Any  # what a tree's user puts in, or None
+
+MAP_SHIFT = 6
+MAP_SIZE = 1 << MAP_SHIFT
+MAP_MASK = MAP_SIZE - 1
+INDEX_BITS = 64
+MAX_INDEX = (1 << INDEX_BITS) - 1
+MAX_PATH = INDEX_BITS // MAP_SHIFT + 2  # RADIX_TREE_MAX_PATH
+NODE_SIZE = 552  # sizeof(struct radix_tree_node): height and count, an RCU head, 64 slots, two tag bitmaps
+
+TAG_DIRTY = 0  # PAGECACHE_TAG_DIRTY; NFS names them otherwise
+TAG_WRITEBACK = 1
+MAX_TAGS = 2
+
+_GFP_WAIT = 0x10
+
+
+def maxindex(height: int) -> int:
+    """Return the largest key of a tree of this height (``radix_tree_maxindex()``)."""
+    return min((1 << height * MAP_SHIFT) - 1, MAX_INDEX)
+
+
+class RadixNode:
+    """``struct radix_tree_node``.
+
+    :ivar address: its slab object.
+    :ivar slots: 64 children, or items on the lowest level.
+    :ivar tags: per tag 64 bits: which slots have something tagged in or below them.
+    """
+
+    __slots__ = ("address", "count", "slots", "tags")
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+        self.count = 0
+        self.slots: list[Item] = [None] * MAP_SIZE
+        self.tags = [0] * MAX_TAGS
+
+
+class RadixNodes:
+    """The nodes of a machine's trees.
+
+    :param node_alloc: gfp to the address of a node's memory, or None; :data:`NODE_SIZE` bytes.
+    :param node_free: gives the address back.
+    :ivar stock: ``radix_tree_preloads``: addresses, per CPU.
+    """
+
+    def __init__(self, kernel: Kernel, node_alloc: Callable[[gfp_t], int | None], node_free: Callable[[int], None]) -> None:
+        self.sched = kernel.sched
+        self._node_alloc = node_alloc
+        self.node_free = node_free
+        self.stock: list[list[int]] = [[] for _ in kernel.cpus]
+
+    def preload(self, gfp: gfp_t) -> int:
+        """Fill this CPU's stock so that one insert cannot fail (``radix_tree_preload()``).
+
+        The caller stays on this CPU until :meth:`preload_end`.
+        """
+        sched = self.sched
+        sched.preempt_disable()
+        stock = self.stock[sched.cpu.id]
+        while len(stock) < MAX_PATH:
+            sched.preempt_enable()
+            address = self._node_alloc(gfp)
+            if address is None:
+                return -ENOMEM
+            sched.preempt_disable()
+            stock = self.stock[sched.cpu.id]  # perhaps another CPU by now
+            if len(stock) < MAX_PATH:
+                stock.append(address)
+            else:
+                self.node_free(address)
+        return 0
+
+    def preload_end(self) -> None:
+        """Allow preemption again."""
+        self.sched.preempt_enable()
+
+    def alloc(self, gfp: gfp_t) -> RadixNode | None:
+        """Return an empty node or None (``radix_tree_node_alloc()``)."""
+        address = self._node_alloc(gfp)
+        if address is None and not gfp & _GFP_WAIT:
+            stock = self.stock[self.sched.cpu.id]
+            if stock:
+                address = stock.pop()
+        return None if address is None else RadixNode(address)
+
+    def drain(self) -> None:
+        """Give the stock of all CPUs back; for the leak count at the end of a run."""
+        for stock in self.stock:
+            while stock:
+                self.node_free(stock.pop())
+
+
+class RadixTree:
+    """``struct radix_tree_root``.
+
+    :param gfp: what every node of the tree is asked for with.
+    :ivar height: levels of nodes; 0: ``rnode`` is the item of key 0, or nothing.
+    :ivar nr_items: items in the tree; kemu's own count.
+    """
+
+    __slots__ = ("gfp", "height", "nodes", "nr_items", "rnode", "tags")
+
+    def __init__(self, gfp: gfp_t, nodes: RadixNodes) -> None:
+        self.gfp = gfp
+        self.nodes = nodes
+        self.height = 0
+        self.rnode: Item = None
+        self.tags = [False] * MAX_TAGS
+        self.nr_items = 0
+
+    def __len__(self) -> int:
+        """Count the items."""
+        return self.nr_items
+
+    def __bool__(self) -> bool:
+        """Be true also when empty: an empty tree is not NULL."""
+        return True
+
+    # one item
+
+    def insert(self, index: int, item: object) -> int:
+        """Put an item at a free key: 0, -EEXIST or -ENOMEM (``radix_tree_insert()``)."""
+        spare: list[RadixNode] = []
+        while True:
+            missing = self._missing_nodes(index)
+            if missing <= len(spare):
+                break
+            node = self.nodes.alloc(self.gfp)
+            if node is None:
+                self._free_spare(spare)
+                return -ENOMEM
+            spare.append(node)
+        error = self._insert(index, item, spare)
+        self._free_spare(spare)
+        return error
+
+    def _free_spare(self, spare: list[RadixNode]) -> None:
+        while spare:
+            self.nodes.node_free(spare.pop().address)
+
+    def _missing_nodes(self, index: int) -> int:
+        """Count the nodes that the path to a key lacks."""
+        height = self.height
+        if index > maxindex(height):
+            new_height = -(-index.bit_length() // MAP_SHIFT)
+            if self.rnode is None:
+                return new_height
+            # the levels above the old root, and the new branch: it leaves the old one at the new root
+            return new_height - height + new_height - 1
+        node = self.rnode
+        while height and node is not None:
+            height -= 1
+            node = node.slots[index >> height * MAP_SHIFT & MAP_MASK]
+        return height
+
+    def _insert(self, index: int, item: object, spare: list[RadixNode]) -> int:
+        """Link nodes and item; allocates nothing."""
+        if index > maxindex(self.height):
+            self._extend(index, spare)
+        height = self.height
+        if not height:
+            if self.rnode is not None:
+                return -EEXIST
+            self.rnode = item
+            self.nr_items += 1
+            return 0
+        node = self.rnode
+        if node is None:
+            node = self.rnode = spare.pop()
+        shift = (height - 1) * MAP_SHIFT
+        while shift:
+            offset = index >> shift & MAP_MASK
+            child = node.slots[offset]
+            if child is None:
+                child = node.slots[offset] = spare.pop()
+                node.count += 1
+            node = child
+            shift -= MAP_SHIFT
+        offset = index & MAP_MASK
+        if node.slots[offset] is not None:
+            return -EEXIST
+        node.slots[offset] = item
+        node.count += 1
+        self.nr_items += 1
+        return 0
+
+    def _extend(self, index: int, spare: list[RadixNode]) -> None:
+        """Make the tree high enough for a key (``radix_tree_extend()``)."""
+        new_height = -(-index.bit_length() // MAP_SHIFT)
+        if self.rnode is None:
+            self.height = new_height
+            return
+        while self.height < new_height:
+            node = spare.pop()
+            node.slots[0] = self.rnode
+            node.count = 1
+            node.tags = [1 if tagged else 0 for tagged in self.tags]
+            self.rnode = node
+            self.height += 1
+
+    def lookup(self, index: int) -> Item:
+        """Return the item of a key or None (``radix_tree_lookup()``)."""
+        node = self.rnode
+        shift = self.height * MAP_SHIFT
+        if index >> shift:
+            return None
+        while shift and node is not None:
+            shift -= MAP_SHIFT
+            node = node.slots[index >> shift & MAP_MASK]
+        return node
+
+    def delete(self, index: int) -> Item:
+        """Take the item of a key out and return it, or None; nodes that become empty are freed (``radix_tree_delete()``)."""
+        path = self._path(index)
+        if path is None:
+            return None
+        if not path:
+            item = self.rnode
+            if item is not None:
+                self.rnode = None
+                self.tags = [False] * MAX_TAGS
+                self.nr_items -= 1
+            return item
+        node, offset = path[-1]
+        item = node.slots[offset]
+        if item is None:
+            return None
+        for tag in range(MAX_TAGS):
+            if node.tags[tag] >> offset & 1:
+                self._clear_path(path, tag)
+        self.nr_items -= 1
+        emptied: list[RadixNode] = []
+        for node, offset in reversed(path):
+            node.slots[offset] = None
+            node.count -= 1
+            if node.count:
+                if node is self.rnode:
+                    self._shrink(emptied)
+                break
+            emptied.append(node)
+        else:
+            self.height = 0
+            self.rnode = None
+            self.tags = [False] * MAX_TAGS
+        self._free_spare(emptied)
+        return item
+
+    def _shrink(self, emptied: list[RadixNode]) -> None:
+        """Drop root nodes that have nothing but slot 0 (``radix_tree_shrink()``)."""
+        while self.height and self.rnode.count == 1 and self.rnode.slots[0] is not None:
+            emptied.append(self.rnode)
+            self.rnode = self.rnode.slots[0]
+            self.height -= 1
+
+    def _path(self, index: int) -> list[tuple[RadixNode, int]] | None:
+        """Return nodes and offsets from the root down to a key; None if a node is missing."""
+        shift = self.height * MAP_SHIFT
+        if index >> shift:
+            return None
+        path = []
+        node = self.rnode
+        while shift:
+            if node is None:
+                return None
+            shift -= MAP_SHIFT
+            offset = index >> shift & MAP_MASK
+            path.append((node, offset))
+            node = node.slots[offset]
+        return path
+
+    # tags
+
+    def tag_set(self, index: int, tag: int) -> Item:
+        """Tag an item, which must be there, and return it (``radix_tree_tag_set()``)."""
+        path = self._path(index)
+        if path is None or self.lookup(index) is None:
+            raise KernelBug(f"radix_tree_tag_set: nothing is at {index:#x}")
+        for node, offset in path:
+            node.tags[tag] |= 1 << offset
+        self.tags[tag] = True
+        return self.lookup(index)
+
+    def tag_clear(self, index: int, tag: int) -> Item:
+        """Clear the tag of an item; return the item, or None (``radix_tree_tag_clear()``)."""
+        path = self._path(index)
+        if path is None:
+            return None
+        item = self.lookup(index)
+        if item is not None:
+            self._clear_path(path, tag)
+        return item
+
+    def _clear_path(self, path: list[tuple[RadixNode, int]], tag: int) -> None:
+        """Clear a tag from the lowest level upwards, as long as nothing else below is tagged."""
+        for node, offset in reversed(path):
+            node.tags[tag] &= ~(1 << offset)
+            if node.tags[tag]:
+                return
+        self.tags[tag] = False
+
+    def tag_get(self, index: int, tag: int) -> bool:
+        """Tell whether an item is there and tagged (``radix_tree_tag_get()``)."""
+        path = self._path(index)
+        if path is None:
+            return False
+        if not path:
+            return self.tags[tag] and self.rnode is not None
+        node, offset = path[-1]
+        return bool(node.tags[tag] >> offset & 1)
+
+    def tagged(self, tag: int) -> bool:
+        """Tell whether any item is tagged (``radix_tree_tagged()``)."""
+        return self.tags[tag]
+
+    # many items
+
+    def gang_lookup(self, first_index: int, max_items: int) -> list[Item]:
+        """Return at most ``max_items`` items from a key on, in the order of keys (``radix_tree_gang_lookup()``)."""
+        return [item for item, _ in zip(self._walk(first_index, None), range(max_items), strict=False)]
+
+    def gang_lookup_tag(self, first_index: int, max_items: int, tag: int) -> list[Item]:
+        """Return at most ``max_items`` tagged items from a key on (``radix_tree_gang_lookup_tag()``)."""
+        return [item for item, _ in zip(self._walk(first_index, tag), range(max_items), strict=False)]
+
+    def _walk(self, first_index: int, tag: int | None) -> Iterator[Item]:
+        for _, item in self.items(first_index, tag):
+            yield item
+
+    def items(self, first_index: int = 0, tag: int | None = None) -> Iterator[tuple[int, Item]]:
+        """Give keys and items from a key on; the tree must not change meanwhile."""
+        height = self.height
+        if not height:
+            if self.rnode is not None and first_index == 0 and (tag is None or self.tags[tag]):
+                yield 0, self.rnode
+            return
+        index = first_index
+        last = maxindex(height)
+        while index <= last:
+            node = self.rnode
+            shift = height * MAP_SHIFT
+            while shift:
+                shift -= MAP_SHIFT
+                offset = _next_offset(node, index >> shift & MAP_MASK, tag)
+                here = index >> shift & MAP_MASK
+                if offset != here:  # skip: to the next key that can be there, or out of this node
+                    index = ((index >> shift) + offset - here) << shift
+                    if offset == MAP_SIZE:
+                        break
+                node = node.slots[offset]
+            else:
+                yield index, node
+                index += 1
+
+    def check(self) -> None:
+        """Assert the tree's invariants."""
+        items = 0
+        if not self.height:
+            items = int(self.rnode is not None)
+        elif self.rnode is None:
+            if any(self.tags):
+                raise KernelBug("radix tree: empty, but tagged", self)
+        else:
+            items = self._check_node(self.rnode, self.height, self.tags)
+            if self.rnode.count == 1 and self.rnode.slots[0] is not None:
+                raise KernelBug("radix tree: higher than its largest key needs", self)
+        if items != self.nr_items:
+            raise KernelBug(f"radix tree: {items} items, counted {self.nr_items}", self)
+
+    def _check_node(self, node: RadixNode, height: int, tagged: list[bool]) -> int:
+        """Assert one node's invariants and those below it; return the items."""
+        full = [slot is not None for slot in node.slots]
+        if node.count != sum(full) or not node.count:
+            raise KernelBug(f"radix tree: node {node.address:#x} counts {node.count}, and {sum(full)} slots are in use", self)
+        for tag in range(MAX_TAGS):
+            if bool(node.tags[tag]) != bool(tagged[tag]):
+                raise KernelBug(f"radix tree: node {node.address:#x}: tag {tag} disagrees with the level above", self)
+            if any(node.tags[tag] >> offset & 1 and not full[offset] for offset in range(MAP_SIZE)):
+                raise KernelBug(f"radix tree: node {node.address:#x}: tag {tag} of an empty slot", self)
+        if height == 1:
+            return node.count
+        below = 0
+        for offset, child in enumerate(node.slots):
+            if child is not None:
+                below += self._check_node(child, height - 1, [bool(bits >> offset & 1) for bits in node.tags])
+        return below
+
+
+def _next_offset(node: RadixNode, offset: int, tag: int | None) -> int:
+    """Return the next slot from ``offset`` on that is in use, or tagged; 64 if there is none."""
+    slots = node.slots
+    if tag is None:
+        while offset < MAP_SIZE and slots[offset] is None:
+            offset += 1
+        return offset
+    bits = node.tags[tag] >> offset
+    return offset + (bits & -bits).bit_length() - 1 if bits else MAP_SIZE

@@ -1,0 +1,259 @@
+"""Memory reserves: from many independent demands to one number of pages (patch 11: mm: memory reserve management).
+
+Interface
+    * :class:`MemReserve`: a node of the tree. :class:`Reserves`: the tree, and everything that may be done to it:
+      ``mem_reserve_init``, ``_connect``, ``_disconnect``; ``_pages_set``, ``_pages_add``, ``_kmalloc_set``, ``_kmem_cache_set``;
+      ``_pages_charge``, ``_kmalloc_charge``, ``_kmem_cache_charge``; ``reserve_info()``, the text of /proc/reserve_info.
+
+Rules
+    * ``pages`` goes up to the root and from there, by difference, into the page allocator's emergency pool. A subtree that is not
+      connected to the root costs nothing yet.
+    * Pages first, limit only when the pages are there: who fails changes nothing anywhere.
+    * ``limit`` and ``usage`` have the unit of whoever set them: bytes, objects or pages. Nodes above add their children's limits up
+      whatever they count, so only where all children count the same does the sum mean anything.
+    * A charge touches one node, not its parents. "set" is for leaves: it takes what the node has for its own.
+    * The calls that change sizes may sleep; charges may not and do not.
+    * With the patch off there is no tree that counts: one constant reserve is set by hand, and every charge succeeds.
+    * Left out: the nodes' spinlocks: nothing can come between two lines of a charge.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kemu.errors import KernelBug
+from kemu.kernel.errno import EEXIST, EINVAL, ENOMEM
+from kemu.kernel.spinlock import Mutex
+from kemu.mm.gfp import GFP_ATOMIC, PAGE_SHIFT
+from kemu.mm.slub_cache import KmemCache
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.mm.page_alloc import PageAllocator
+    from kemu.mm.slub import Slub
+
+_ABSURD = 1 << 31
+"""Pages that no machine of this kind has: as a number of kB it is beyond the int that adjust_memalloc_reserve() keeps."""
+
+
+class MemReserve:
+    """``struct mem_reserve``.
+
+    :ivar pages: what the node and all below it need.
+    :ivar limit: what may be charged.
+    :ivar usage: what is charged.
+    :ivar peak: the most that ever was charged; for reports.
+    :ivar children: newest first, as list_add() puts them.
+    """
+
+    __slots__ = ("children", "limit", "name", "pages", "parent", "peak", "usage")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.parent: MemReserve | None = None
+        self.children: list[MemReserve] = []
+        self.pages = 0
+        self.limit = 0
+        self.usage = 0
+        self.peak = 0
+
+    def __repr__(self) -> str:
+        """Show what an oops would print."""
+        return f"<MemReserve {self.name!r} pages={self.pages} usage={self.usage} limit={self.limit} children={len(self.children)}>"
+
+
+class Reserves:
+    """The reserves of a machine.
+
+    :param constant_pages: with the patch off, the emergency pool that is set by hand when the machine boots.
+    :ivar root: ``mem_reserve_root``, "total reserve".
+    """
+
+    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub: Slub, constant_pages: int = 0) -> None:
+        self.kernel = kernel
+        self.patched = kernel.patched
+        self.fixed = kernel.fixed
+        self.page_alloc = page_alloc
+        self.slub = slub
+        self.constant_pages = constant_pages
+        self.root = MemReserve("total reserve")
+        self._mutex = Mutex(kernel, "mem_reserve_mutex")
+        if not self.patched.mem_reserve:  # [p11]
+            page_alloc.adjust_memalloc_reserve(constant_pages)
+
+    # structure
+
+    def mem_reserve_init(self, name: str, parent: MemReserve | None = None) -> MemReserve:
+        """Make a reserve of nothing, below ``parent`` if there is one."""
+        reserve = MemReserve(name)
+        if parent is not None:
+            self.mem_reserve_connect(reserve, parent)
+        return reserve
+
+    def mem_reserve_connect(self, new_child: MemReserve, node: MemReserve) -> int:
+        """Hang a subtree below a node and reserve what it needs, in one step; 0 or -ENOMEM."""
+        if not self.patched.mem_reserve:  # [p11]
+            return 0
+        self._mutex.mutex_lock()
+        error = self._connect(new_child, node)
+        self._mutex.mutex_unlock()
+        return error
+
+    def _connect(self, new_child: MemReserve, node: MemReserve) -> int:
+        if self.fixed.b11:  # [b11]
+            if new_child.parent is not None:
+                return -EEXIST
+        before = new_child.parent
+        new_child.parent = node
+        node.children.insert(0, new_child)
+        error = self._add(node, new_child.pages, new_child.limit)
+        if error:
+            node.children.remove(new_child)
+            new_child.parent = before
+        return error
+
+    def mem_reserve_disconnect(self, node: MemReserve) -> int:
+        """Take a subtree out and give its pages back. What is charged stays charged."""
+        if not self.patched.mem_reserve:  # [p11]
+            return 0
+        if node.parent is None:
+            raise KernelBug(f"mem_reserve_disconnect: {node.name!r} is connected to nothing", node)
+        self._mutex.mutex_lock()
+        error = self._add(node.parent, -node.pages, -node.limit)
+        if not error:
+            node.parent.children.remove(node)
+            node.parent = None
+        self._mutex.mutex_unlock()
+        return error
+
+    # sizes
+
+    def mem_reserve_pages_set(self, reserve: MemReserve, pages: int) -> int:
+        """Reserve a number of pages, to be charged in pages."""
+        return self._set(reserve, pages, pages)
+
+    def mem_reserve_pages_add(self, reserve: MemReserve, pages: int) -> int:
+        """Reserve so many pages more, or fewer."""
+        if not self.patched.mem_reserve:  # [p11]
+            return 0
+        self._mutex.mutex_lock()
+        error = self._add(reserve, pages, pages)
+        self._mutex.mutex_unlock()
+        return error
+
+    def mem_reserve_kmalloc_set(self, reserve: MemReserve, nbytes: int) -> int:
+        """Reserve what kmallocs of ``nbytes`` in all can cost, to be charged in bytes."""
+        if self.patched.inet_reserves:  # [p18]
+            if self.fixed.b18b and nbytes < 0:  # [b18b]
+                return -EINVAL
+        return self._set(reserve, self.slub.kestimate(GFP_ATOMIC, nbytes), nbytes)
+
+    def mem_reserve_kmem_cache_set(self, reserve: MemReserve, cache: KmemCache, objects: int) -> int:
+        """Reserve what ``objects`` objects of a cache can cost, to be charged in objects."""
+        if self.patched.inet_reserves:  # [p18]
+            if self.fixed.b18b and objects < 0:  # [b18b]
+                return -EINVAL
+        return self._set(reserve, self.slub.kmem_estimate_pages(cache, GFP_ATOMIC, objects), objects)
+
+    def _set(self, reserve: MemReserve, pages: int, limit: int) -> int:
+        """Go from what the node has to what it shall have (``__mem_reserve_set()``)."""
+        if not self.patched.mem_reserve:  # [p11]
+            return 0
+        self._mutex.mutex_lock()
+        error = self._add(reserve, pages - reserve.pages, limit - reserve.limit)
+        self._mutex.mutex_unlock()
+        return error
+
+    def _add(self, node: MemReserve, pages: int, limit: int) -> int:
+        """Add to a node and all above it (``__calc_reserve()``, ``__mem_reserve_add()``); may sleep.
+
+        Only what arrives at the root is asked of the page allocator; if that fails, the pages are taken back all the way.
+        """
+        root_before = self.root.pages
+        _add_pages(node, pages)
+        delta = self.root.pages - root_before
+        if delta:
+            error = self.page_alloc.adjust_memalloc_reserve(delta) if delta < _ABSURD else -ENOMEM
+            if error:
+                _add_pages(node, -pages)
+                return error
+        above: MemReserve | None = node
+        while above is not None:
+            above.limit += limit
+            above = above.parent
+        return 0
+
+    # use
+
+    def mem_reserve_pages_charge(self, reserve: MemReserve, pages: int, overcommit: int = 0) -> int:
+        """Charge pages, or uncharge a negative number: 1 for yes, 0 for no."""
+        return self._charge(reserve, pages, overcommit)
+
+    def mem_reserve_kmalloc_charge(self, reserve: MemReserve, nbytes: int, overcommit: int = 0) -> int:
+        """Charge bytes, rounded up to a power of two as kmalloc() would."""
+        if nbytes < 0:
+            return self._charge(reserve, -(1 << (-nbytes - 1).bit_length()), overcommit)
+        return self._charge(reserve, 1 << (nbytes - 1).bit_length() if nbytes else 0, overcommit)
+
+    def mem_reserve_kmem_cache_charge(self, reserve: MemReserve, objects: int, overcommit: int = 0) -> int:
+        """Charge objects."""
+        return self._charge(reserve, objects, overcommit)
+
+    def _charge(self, reserve: MemReserve, charge: int, overcommit: int) -> int:
+        """Allow what keeps usage strictly below the limit, what gives back, and overcommit (``__mem_reserve_charge()``)."""
+        usage = reserve.usage + charge
+        if self.patched.mem_reserve and charge >= 0 and usage >= reserve.limit and not overcommit:  # [p11]
+            return 0
+        reserve.usage = usage = max(usage, 0)
+        reserve.peak = max(reserve.peak, usage)
+        return 1
+
+    # for people
+
+    def reserve_info(self) -> str:
+        """Return the text of /proc/reserve_info (mode 0400): siblings stand in the reverse order of their connection."""
+        lines: list[str] = []
+        _show_item(self.root, 0, lines)
+        return "".join(lines)
+
+    def check(self) -> None:
+        """Assert the tree's invariants."""
+        seen: dict[int, MemReserve] = {}
+        _check_node(self.root, seen)
+        if self.root.parent is not None:
+            raise KernelBug("the root reserve has a parent", self.root)
+        if self.patched.emergency_pool:  # [p08]
+            backed = self.page_alloc.var_free_kbytes >> (PAGE_SHIFT - 10)
+            wanted = self.root.pages if self.patched.mem_reserve else self.constant_pages  # [p11]
+            if wanted != backed:
+                raise KernelBug(f"the reserves want {wanted} pages, the emergency pool has {backed}", self.root)
+
+
+def _add_pages(node: MemReserve | None, pages: int) -> None:
+    """Add pages to a node and all above it."""
+    while node is not None:
+        node.pages += pages
+        node = node.parent
+
+
+def _show_item(reserve: MemReserve, nesting: int, lines: list[str]) -> None:
+    """Write a node and, indented, its children (``mem_reserve_show_item()``)."""
+    kbytes = reserve.pages << (PAGE_SHIFT - 10)
+    lines.append(f"{'  ' * nesting}{reserve.name:<30} {kbytes}K ({reserve.usage}/{reserve.limit})\n")
+    for child in reserve.children:
+        _show_item(child, nesting + 1, lines)
+
+
+def _check_node(reserve: MemReserve, seen: dict[int, MemReserve]) -> None:
+    """Assert that a subtree is a tree, and that no node has less than its children together."""
+    if id(reserve) in seen:
+        raise KernelBug(f"reserve {reserve.name!r} is in the tree twice", reserve)
+    seen[id(reserve)] = reserve
+    if reserve.usage < 0:
+        raise KernelBug(f"reserve {reserve.name!r}: usage {reserve.usage}", reserve)
+    if reserve.children and reserve.pages < sum(child.pages for child in reserve.children):
+        raise KernelBug(f"reserve {reserve.name!r} has {reserve.pages} pages, its children have more", reserve)
+    for child in reserve.children:
+        if child.parent is not reserve:
+            raise KernelBug(f"reserve {child.name!r} hangs below {reserve.name!r}, but does not know it", child)
+        _check_node(child, seen)

@@ -1,0 +1,323 @@
+"""SLUB: objects of equal size, many to a page (2.6.23-mm1 mm/slub.c).
+
+Interface
+    * ``kmem_cache_create``, ``kmem_cache_destroy``, ``kmem_cache_shrink``; ``kmem_cache_alloc``, ``kmem_cache_free``.
+    * ``kmalloc``, ``kfree``, ``ksize``: up to 2048 bytes from a cache, above that whole pages.
+    * ``kmem_estimate_pages``, ``kestimate_single``, ``kestimate`` (slub_estimate.py); ``virt_to_page`` (slub_pages.py).
+    * An object is its address, an int; None is NULL.
+
+Rules
+    * The fast path is a pop from, or an append to, the list of objects that the CPU took from its slab as a whole. It tests nothing
+      of the patches: a cpu slab from the reserve has an empty list, so each allocation comes to _slab_alloc() and is asked again.
+    * Freeing an address that its cache never handed out is a :exc:`KernelBug` at once; a double free is found by check(), or at
+      once in a cache with a debug flag.
+    * Time passes only inside the page allocator, for callers that can wait: so the slow path need not turn interrupts off.
+    * Left out: merging of like caches, DMA kmalloc caches, NUMA, CPU hotplug; __GFP_ZERO means nothing, as objects have no bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kemu.errors import KernelBug
+from kemu.mm import slub_debug
+from kemu.mm.gfp import _GFP_COMP, _GFP_DMA, _GFP_RECLAIMABLE, MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
+from kemu.mm.page import PAGE_OFFSET, Page, PG_slab
+from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
+from kemu.mm.slub_estimate import SlubEstimates
+from kemu.mm.slub_geometry import (
+    KMALLOC_MAX_CACHED,
+    KMALLOC_SIZES,
+    SLAB_CACHE_DMA,
+    SLAB_HWCACHE_ALIGN,
+    SLAB_PANIC,
+    SLAB_RECLAIM_ACCOUNT,
+    calculate_sizes,
+    kmalloc_index,
+)
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.mm.page_alloc import PageAllocator
+
+__all__ = ["SLAB_HWCACHE_ALIGN", "SLAB_PANIC", "SLAB_RECLAIM_ACCOUNT", "ZERO_SIZE_PTR", "KmemCache", "Slub"]
+
+ZERO_SIZE_PTR = 16
+"""What kmalloc(0) gives: no NULL, and no memory either."""
+
+
+class Slub(SlubEstimates):
+    """The slab allocator of a machine.
+
+    :param page_alloc: where slabs come from; also asked who is entitled to the reserve.
+    """
+
+    def __init__(self, kernel: Kernel, page_alloc: PageAllocator) -> None:
+        super().__init__(kernel, page_alloc)
+        point = kernel.trace.point
+        self._trace_kmalloc = point("kmem:kmalloc", ("ptr", "bytes_req", "bytes_alloc", "gfp_flags"))
+        self._trace_kfree = point("kmem:kfree", ("ptr",))
+        self._trace_alloc = point("kmem:kmem_cache_alloc", ("ptr", "cache", "bytes_alloc", "gfp_flags"))
+        self._trace_free = point("kmem:kmem_cache_free", ("ptr", "cache"))
+        self.kmalloc_caches = [None]
+        self.kmalloc_caches += [self.kmem_cache_create(f"kmalloc-{size}", size, flags=SLAB_PANIC) for size in KMALLOC_SIZES[1:]]
+        self._kmalloc_by_size: list[KmemCache] = []  # looked up by size itself; entry 0 is never used
+        for size in range(KMALLOC_MAX_CACHED + 1):
+            cache = self.kmalloc_caches[kmalloc_index(max(size, 1))]
+            assert cache is not None
+            self._kmalloc_by_size.append(cache)
+
+    # caches
+
+    def kmem_cache_create(
+        self, name: str, size: int, align: int = 0, flags: int = 0, ctor: Callable[[int], None] | None = None
+    ) -> KmemCache:
+        """Make a cache of objects of ``size`` bytes; the cache itself costs the machine nothing."""
+        if name in self.caches or size <= 0:
+            raise KernelBug(f"kmem_cache_create: {name!r} of {size} bytes: the name is taken or the size is none")
+        geometry = calculate_sizes(size, align, flags, has_ctor=ctor is not None)
+        allocflags = _GFP_COMP if geometry[1] else 0
+        if flags & SLAB_CACHE_DMA:
+            allocflags |= _GFP_DMA
+        if flags & SLAB_RECLAIM_ACCOUNT:
+            allocflags |= _GFP_RECLAIMABLE
+        cache = KmemCache(name, size, flags, geometry, len(self.kernel.cpus), allocflags, align, ctor)
+        self.caches[name] = cache
+        return cache
+
+    def kmem_cache_shrink(self, cache: KmemCache) -> int:
+        """Give all empty slabs back and sort the others, the fullest first; return 0."""
+        for cpu in range(len(cache.cpu_slab)):
+            self.flush_cpu_slab(cache, cpu)
+        for page in [page for page in cache.partial.values() if not page.mapcount]:
+            del cache.partial[page.pfn]
+            self._discard_slab(cache, page)
+        by_use = sorted((-page.mapcount, place, pfn) for place, (pfn, page) in enumerate(cache.partial.items()))
+        for _, _, pfn in by_use:
+            cache.partial.move_to_end(pfn)
+        return 0
+
+    def kmem_cache_destroy(self, cache: KmemCache) -> int:
+        """Remove a cache; return the objects that are still in use: then it stays."""
+        self.kmem_cache_shrink(cache)
+        left = slub_debug.objects_in_use(cache)
+        if left:
+            self.kernel.printk(f"SLUB {cache.name}: kmem_cache_destroy() called for cache that still has {left} objects.", "err")
+            return left
+        del self.caches[cache.name]
+        return 0
+
+    # objects
+
+    def kmem_cache_alloc(self, cache: KmemCache, gfp: gfp_t) -> int | None:
+        """Return a free object of a cache, or None (``slab_alloc()``)."""
+        c = cache.cpu_slab[self.sched.cpu.id]
+        address = c.freelist.pop() if c.freelist else self._slab_alloc(cache, gfp, c)
+        if self._trace_alloc.enabled:
+            self._trace_alloc(address, cache.name, cache.size, gfp)
+        return address
+
+    def kmem_cache_free(self, cache: KmemCache, address: int) -> None:
+        """Give an object back to its cache (``slab_free()``)."""
+        c = cache.cpu_slab[self.sched.cpu.id]
+        if (address - PAGE_OFFSET) >> PAGE_SHIFT == c.fast_pfn:
+            c.freelist.append(address)
+        else:
+            self._free_elsewhere(cache, address, c)
+        if self._trace_free.enabled:
+            self._trace_free(address, cache.name)
+
+    def kmalloc(self, size: int, gfp: gfp_t) -> int | None:
+        """Return ``size`` bytes of memory, or None."""
+        if not 0 < size <= KMALLOC_MAX_CACHED:
+            return self._kmalloc_large(size, gfp)
+        cache = self._kmalloc_by_size[size]
+        c = cache.cpu_slab[self.sched.cpu.id]
+        address = c.freelist.pop() if c.freelist else self._slab_alloc(cache, gfp, c)
+        if self._trace_kmalloc.enabled:
+            self._trace_kmalloc(address, size, cache.size, gfp)
+        return address
+
+    def kfree(self, address: int | None) -> None:
+        """Give back what kmalloc() or, as the kernel allows, kmem_cache_alloc() gave; None and ZERO_SIZE_PTR are nothing."""
+        if address is None:
+            return
+        pfn = (address - PAGE_OFFSET) >> PAGE_SHIFT
+        cache = self._cache_of.get(pfn)
+        if cache is not None:
+            c = cache.cpu_slab[self.sched.cpu.id]
+            if pfn == c.fast_pfn:
+                c.freelist.append(address)
+            else:
+                self._free_elsewhere(cache, address, c)
+        elif address != ZERO_SIZE_PTR:
+            self._kfree_pages(address)
+        if self._trace_kfree.enabled:
+            self._trace_kfree(address)
+
+    def ksize(self, address: int | None) -> int:
+        """Return the bytes that really stand behind an address of kmalloc()."""
+        if address is None or address == ZERO_SIZE_PTR:
+            return 0
+        page = self.virt_to_head_page(address)
+        if page is None:
+            raise KernelBug(f"ksize: {address:#x} is no address of memory")
+        return page.mapping.size if page.flags & PG_slab else PAGE_SIZE << page.order
+
+    def objects_in_use(self, cache: KmemCache) -> int:
+        """Count the objects of a cache that users hold."""
+        return slub_debug.objects_in_use(cache)
+
+    def check(self) -> None:
+        """Assert all invariants of all caches."""
+        for cache in self.caches.values():
+            slub_debug.check_cache(cache)
+        if self.patched.slub_reserve:  # [p03]
+            if self.fixed.b03b:  # [b03b]
+                self._check_rationing()
+        pages = sum(len(cache.slabs) << cache.order for cache in self.caches.values())
+        if pages != self.vmstat.nr_slab:
+            raise KernelBug(f"slub: the caches hold {pages} pages, nr_slab says {self.vmstat.nr_slab}")
+
+    def _check_rationing(self) -> None:
+        """Assert that no CPU has objects of a rationed slab at hand."""
+        for cache in self.caches.values():
+            for cpu, c in enumerate(cache.cpu_slab):
+                if c.reserve and c.freelist:
+                    raise KernelBug(f"slub {cache.name}: CPU {cpu} has a reserve slab and a lockless freelist", c)
+
+    # slow paths
+
+    def _slab_alloc(self, cache: KmemCache, gfp: gfp_t, c: KmemCacheCpu) -> int | None:
+        """Find an object where the CPU has none at hand (``__slab_alloc()``).
+
+        In turn: what others freed to the cpu slab, the first partial slab, a new one. With patch 03 a cpu slab from the reserve may
+        only be used by who is entitled; anybody else must get a page from the page allocator, which proves that there is no need to
+        ration any more. The tag belongs to the CPU's place in the cache, not to the page.
+        """
+        reserve = 0
+        force_new = False
+        tag_counts = c.page is not None  # v14 asks for the tag only where there is a cpu slab
+        if self.patched.slub_reserve:  # [p03]
+            if self.fixed.b03b:  # [b03b]
+                tag_counts = True
+            if tag_counts and c.reserve:
+                reserve = 1 if self.page_alloc.entitled(gfp) else 0
+                force_new = not reserve
+
+        while True:
+            if not force_new:
+                if c.page is not None:
+                    if c.page.word_d:
+                        return self._load_freelist(cache, c, reserve)
+                    self._deactivate_slab(cache, c)
+                page = self._get_partial(cache, gfp)
+                if page is not None:
+                    c.page = page
+                    if self.patched.slub_reserve:  # [p03]
+                        if self.fixed.b03a:  # [b03a]
+                            c.reserve = reserve = 1 if page.flags & PG_slab_reserve else 0
+                    return self._load_freelist(cache, c, reserve)
+            force_new = False
+
+            page, reserve = self._new_slab(cache, gfp)
+            if page is None:
+                return None
+            c = cache.cpu_slab[self.sched.cpu.id]  # time may have passed
+            if self.patched.slub_reserve:  # [p03]
+                c.reserve = reserve
+            if c.page is None:
+                page.flags |= PG_frozen
+                c.page = page
+                return self._load_freelist(cache, c, reserve)
+            self._prefer_cpu_slab(cache, c, page, reserve)
+
+    def _prefer_cpu_slab(self, cache: KmemCache, c: KmemCacheCpu, new: Page, reserve: int) -> None:
+        """Keep the cpu slab that is there, by now, and give the new page back: its objects are in the CPU's cache (-mm1).
+
+        The objects that the CPU holds go back to the page first; 2.6.23 lost them here, which 2.6.24 mended.
+        """
+        page = c.page
+        assert page is not None
+        self._return_freelist(c, page)
+        if self.patched.slub_reserve:  # [p03]
+            if self.fixed.b03a and not reserve:  # [b03a]
+                page.flags &= ~PG_slab_reserve  # an ordinary page could be had: the need is over
+        self._discard_slab(cache, new)
+
+    def _load_freelist(self, cache: KmemCache, c: KmemCacheCpu, reserve: int) -> int:
+        """Take an object of the cpu slab, and all its other free ones for the CPU.
+
+        With patch 03, one object alone if the slab is rationed: so the next caller comes here too.
+        """
+        page = c.page
+        assert page is not None
+        freelist: list[int] = page.word_d
+        singly = page.flags & PG_slab_debug
+        if self.patched.slub_reserve and reserve:  # [p03]
+            singly = 1
+        address = freelist.pop()
+        if singly:
+            page.mapcount += 1
+            c.fast_pfn = -1
+            if page.flags & PG_slab_debug:
+                slub_debug.alloc_debug_processing(cache, page, address, repr(self.sched.current))
+            return address
+        page.word_d = None
+        page.mapcount = cache.objects
+        c.freelist = freelist
+        c.fast_pfn = page.pfn
+        return address
+
+    def _free_elsewhere(self, cache: KmemCache, address: int, c: KmemCacheCpu) -> None:
+        """Free an object that does not lie in the first page of the CPU's slab."""
+        page = self.virt_to_head_page(address)
+        if page is None or page.mapping is not cache or not page.flags & PG_slab:
+            slub_debug.bad_free(cache, page, address)
+        if page.pfn == c.fast_pfn:
+            c.freelist.append(address)
+        else:
+            self._slab_free(cache, page, address)
+
+    def _slab_free(self, cache: KmemCache, page: Page, address: int) -> None:
+        """Free an object to its page (``__slab_free()``): a full slab becomes partial, an empty one goes."""
+        if page.flags & PG_slab_debug:
+            slub_debug.free_debug_processing(cache, page, address)
+        if not page.mapcount:
+            raise KernelBug(f"slub {cache.name}: object {address:#x} freed, but all of its slab is free", page)
+        prior = page.word_d
+        if prior:
+            prior.append(address)
+        else:
+            page.word_d = [address]
+        page.mapcount -= 1
+        if page.flags & PG_frozen:
+            return
+        if not page.mapcount:
+            if prior:
+                del cache.partial[page.pfn]
+            self._discard_slab(cache, page)
+        elif not prior:
+            cache.partial[page.pfn] = page
+            cache.partial.move_to_end(page.pfn, last=False)
+
+    def _kmalloc_large(self, size: int, gfp: gfp_t) -> int | None:
+        """Serve kmalloc() of nothing, and of more than half a page: whole pages (``kmalloc_large()``)."""
+        if size == 0:
+            return ZERO_SIZE_PTR
+        order = get_order(size)
+        if size < 0 or order >= MAX_ORDER:  # a negative size is a huge size_t
+            return None
+        page = self.page_alloc.alloc_pages(gfp | _GFP_COMP, order)
+        address = None if page is None else page.address
+        if self._trace_kmalloc.enabled:
+            self._trace_kmalloc(address, size, PAGE_SIZE << order, gfp)
+        return address
+
+    def _kfree_pages(self, address: int) -> None:
+        """Free whole pages."""
+        page = self.virt_to_head_page(address)
+        if page is None or page.count == 0:
+            raise KernelBug(f"kfree: {address:#x} lies in no page that is in use", page)
+        self.page_alloc.put_page(page)

@@ -1,0 +1,71 @@
+"""How many pages a number of objects or bytes can cost at most (patch 05: mm: kmem_estimate_pages()).
+
+Interface
+    * :class:`SlubEstimates`, the part of ``Slub`` that the reserves (mm/reserve.py) ask: ``kmem_estimate_pages``,
+      ``kestimate_single``, ``kestimate``.
+
+Rules
+    * An upper bound for a fresh cache, on the CPUs that are there now: each may hold one slab that is not full.
+    * With the patch off all three answer ceil(bytes / 4096).
+    * Left out: DMA caches.
+"""
+
+from __future__ import annotations
+
+from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
+from kemu.mm.slub_cache import KmemCache
+from kemu.mm.slub_geometry import KMALLOC_MAX_CACHED, kmalloc_index
+from kemu.mm.slub_pages import SlubPages
+
+_SIZE_T = (1 << 64) - 1
+
+
+class SlubEstimates(SlubPages):
+    """The estimates.
+
+    :ivar kmalloc_caches: by index, 1 to 11; index 0 is None.
+    """
+
+    kmalloc_caches: list[KmemCache | None]
+
+    def kmem_estimate_pages(self, cache: KmemCache | None, gfp: gfp_t, objects: int) -> int:
+        """Return the pages that ``objects`` objects of a cache need at most; 0 objects: what the CPUs' slabs alone may hold.
+
+        A slab of one object is never shared, so it costs no CPU anything.
+        """
+        if cache is None:
+            self.kernel.printk("kmem_estimate_pages: no cache", "warning")
+            return 0
+        if not self.patched.kmem_estimate_pages:  # [p05]
+            return _pages(objects * cache.objsize)
+        slabs = -(-objects // cache.objects)
+        if cache.objects > 1:
+            slabs += len(self.kernel.cpus)
+        return slabs << cache.order
+
+    def kestimate_single(self, size: int, gfp: gfp_t, count: int) -> int:
+        """Return the pages that ``count`` kmallocs of one size need at most.
+
+        v14 indexes past its table for a size above 2048; here such objects count as the pages that they are.
+        """
+        if size > KMALLOC_MAX_CACHED:
+            return count << get_order(size)
+        return self.kmem_estimate_pages(self.kmalloc_caches[kmalloc_index(size)], gfp, count)
+
+    def kestimate(self, gfp: gfp_t, nbytes: int) -> int:
+        """Return the pages that kmallocs of any sizes up to 2048 and of ``nbytes`` in all need at most.
+
+        Rounding to a power of two at most doubles; then each class may hold one open slab per CPU. The argument is a size_t: a
+        negative one is taken for a huge one (b18b).
+        """
+        if not self.patched.kmem_estimate_pages:  # [p05]
+            return _pages(nbytes & _SIZE_T)
+        pages = _pages(2 * (nbytes & _SIZE_T))
+        for cache in self.kmalloc_caches[1:]:
+            pages += self.kmem_estimate_pages(cache, gfp, 0)
+        return pages
+
+
+def _pages(nbytes: int) -> int:
+    """``DIV_ROUND_UP(nbytes, PAGE_SIZE)``."""
+    return (nbytes + PAGE_SIZE - 1) >> PAGE_SHIFT

@@ -1,0 +1,171 @@
+"""Slab pages: how they come, where they wait, how they go (2.6.23-mm1 mm/slub.c: new_slab() to deactivate_slab()).
+
+Interface
+    * :class:`SlubPages`, the lower half of ``Slub``: ``_new_slab``, ``_discard_slab``, ``_get_partial``, ``_deactivate_slab``,
+      ``flush_cpu_slab``; ``virt_to_page``, ``is_reserve_backed``.
+
+Rules
+    * ``page.reserve`` (patch 02) is read straight after the page was allocated: its slot is the freelist's too.
+    * A slab is frozen (held by a CPU), partial (on the cache's list), or full (in no list).
+    * Left out: NUMA, slab_lock and list_lock: nothing switches tasks while lists are changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kemu.errors import KernelBug
+from kemu.mm.gfp import GFP_CONSTRAINT_MASK, GFP_RECLAIM_MASK, GFP_RECLAIM_MASK_BASE, PAGE_SHIFT, gfp_t
+from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
+from kemu.mm.slub_cache import MIN_PARTIAL, KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
+from kemu.mm.slub_geometry import DEBUG_FLAGS
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.mm.page_alloc import PageAllocator
+
+
+class SlubPages:
+    """The slab pages of all caches of a machine.
+
+    :ivar caches: every cache by name.
+    """
+
+    def __init__(self, kernel: Kernel, page_alloc: PageAllocator) -> None:
+        self.kernel = kernel
+        self.patched = kernel.patched
+        self.fixed = kernel.fixed
+        self.page_alloc = page_alloc
+        self.sched = kernel.sched
+        self.vmstat = page_alloc.vmstat
+        self.caches: dict[str, KmemCache] = {}
+        self.mem_map = page_alloc.mem_map
+        self._cache_of: dict[int, KmemCache] = {}  # page->slab of every slab's pages, for kfree() in one step
+        # What of a caller's flags reaches the page allocator; any other flag is silently dropped.
+        self._page_mask = GFP_RECLAIM_MASK_BASE | GFP_CONSTRAINT_MASK
+        if self.patched.gfp_memalloc:  # [p10]
+            self._page_mask = GFP_RECLAIM_MASK | GFP_CONSTRAINT_MASK
+
+    def virt_to_page(self, address: int) -> Page | None:
+        """Return the frame that an address lies in; None if no frame there was ever used."""
+        return self.mem_map.get((address - PAGE_OFFSET) >> PAGE_SHIFT)
+
+    def virt_to_head_page(self, address: int) -> Page | None:
+        """Return the first frame of the block that an address lies in."""
+        page = self.mem_map.get((address - PAGE_OFFSET) >> PAGE_SHIFT)
+        if page is not None and page.flags & PG_tail == PG_tail:
+            head: Page = page.mapping
+            return head
+        return page
+
+    def is_reserve_backed(self, address: int) -> bool:
+        """Tell whether the page of an object was allocated without watermarks; for reports, nothing decides by it."""
+        return (address - PAGE_OFFSET) >> PAGE_SHIFT in self.page_alloc.reserve_pfns
+
+    def _new_slab(self, cache: KmemCache, gfp: gfp_t) -> tuple[Page | None, int]:
+        """Get a page and lay out its objects (``new_slab()``); return it and, with patch 03, its reserve tag."""
+        page = self.page_alloc.alloc_pages((gfp & self._page_mask) | cache.allocflags, cache.order)
+        if page is None:
+            return None, 0
+        reserve = 0
+        if self.patched.slub_reserve:  # [p03]
+            reserve = 1 if page.word_d else 0
+            if self.fixed.b03a and reserve:  # [b03a]
+                page.flags |= PG_slab_reserve
+
+        page.flags |= PG_slab
+        if cache.flags & DEBUG_FLAGS:
+            page.flags |= PG_slab_debug
+        page.mapping = cache
+        page.mapcount = 0
+        size = cache.size
+        start = PAGE_OFFSET + (page.pfn << PAGE_SHIFT)
+        # the last item goes out first: a fresh slab hands out ascending addresses
+        page.word_d = list(range(start + (cache.objects - 1) * size, start - 1, -size))
+        cache.slabs[page.pfn] = page
+        for pfn in range(page.pfn, page.pfn + (1 << cache.order)):
+            self._cache_of[pfn] = cache
+        self.vmstat.nr_slab += 1 << cache.order
+        if cache.ctor is not None:
+            for address in reversed(page.word_d):
+                cache.ctor(address)
+        return page, reserve
+
+    def _discard_slab(self, cache: KmemCache, page: Page) -> None:
+        """Give an empty slab back to the page allocator (``discard_slab()``)."""
+        if page.mapcount:
+            raise KernelBug(f"slub {cache.name}: discarding a slab with {page.mapcount} objects in use", page)
+        del cache.slabs[page.pfn]
+        for pfn in range(page.pfn, page.pfn + (1 << cache.order)):
+            del self._cache_of[pfn]
+        self.vmstat.nr_slab -= 1 << cache.order
+        page.flags &= ~(PG_slab | PG_slab_debug | PG_frozen | PG_slab_reserve)
+        page.mapping = None
+        page.word_d = page.word_d[-1]  # what the slot of a free page would show
+        self.page_alloc.free_pages(page, cache.order)
+
+    def _get_partial(self, cache: KmemCache, gfp: gfp_t) -> Page | None:
+        """Take the first partial slab and freeze it (``get_partial_node()``)."""
+        partial = cache.partial
+        if not partial:
+            return None
+        if self.patched.slub_reserve:  # [p03]
+            if self.fixed.b03a:  # [b03a]
+                page = self._first_allowed(cache, gfp)
+                if page is None:
+                    return None
+                del partial[page.pfn]
+                page.flags |= PG_frozen
+                return page
+        _, page = partial.popitem(last=False)
+        page.flags |= PG_frozen
+        return page
+
+    def _first_allowed(self, cache: KmemCache, gfp: gfp_t) -> Page | None:
+        """Return the first partial slab that the caller may use: one from the reserve only if he is entitled to it."""
+        entitled = None
+        for page in cache.partial.values():
+            if not page.flags & PG_slab_reserve:
+                return page
+            if entitled is None:
+                entitled = self.page_alloc.entitled(gfp)
+            if entitled:
+                return page
+        return None
+
+    def _deactivate_slab(self, cache: KmemCache, c: KmemCacheCpu) -> None:
+        """Take the cpu slab away from its CPU (``deactivate_slab()``); what the CPU still had of it goes back to the page."""
+        page = c.page
+        assert page is not None
+        at_head = self._return_freelist(c, page)
+        c.page = None
+        c.fast_pfn = -1
+        page.flags &= ~PG_frozen
+        if page.mapcount:
+            if page.word_d:
+                cache.partial[page.pfn] = page
+                if at_head:  # its objects are in the CPU's cache
+                    cache.partial.move_to_end(page.pfn, last=False)
+        elif len(cache.partial) < MIN_PARTIAL:
+            # kept to spare the page allocator; at the end, so that it is used last
+            cache.partial[page.pfn] = page
+        else:
+            self._discard_slab(cache, page)
+
+    @staticmethod
+    def _return_freelist(c: KmemCacheCpu, page: Page) -> bool:
+        """Put the CPU's free objects back on its page; tell whether there were any."""
+        if not c.freelist:
+            return False
+        freelist = page.word_d or []
+        while c.freelist:
+            freelist.append(c.freelist.pop())
+            page.mapcount -= 1
+        page.word_d = freelist
+        return True
+
+    def flush_cpu_slab(self, cache: KmemCache, cpu: int) -> None:
+        """Make a CPU give up its slab (``__flush_cpu_slab()``); its reserve tag stays as it is."""
+        c = cache.cpu_slab[cpu]
+        if c.page is not None:
+            self._deactivate_slab(cache, c)
