@@ -123,7 +123,9 @@ class Client:
         return results.unpack_opaque()
 
     def create(self, folder, name, attributes=None, how=0):
-        results = self.call(8, opaque(folder) + opaque(name) + words(how) + (sattr(mode=0o644) if attributes is None else attributes))
+        results = self.call(
+            8, opaque(folder) + opaque(name) + words(how) + (sattr(mode=0o644) if attributes is None else attributes)
+        )
         assert results.unpack_uint() == 0
         assert results.unpack_bool()
         return results.unpack_opaque()

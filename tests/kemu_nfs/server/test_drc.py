@@ -51,7 +51,7 @@ def test_without_the_cache_it_does(client, server, swapfile):
     assert client.read(swapfile, 0, 4096)[0] == b"1" * 4096
 
 
-def test_the_same_xid_with_other_arguments_or_of_another_client_is_another_request(client, server, swapfile):
+def test_the_same_xid_with_other_arguments_or_of_another_client_is_another_request(client, swapfile):
     client.send(client.record(7, client.write_args(swapfile, 0, b"1" * 4096), xid=9))
     client.send(client.record(7, client.write_args(swapfile, 0, b"2" * 4096), xid=9))
     assert client.read(swapfile, 0, 4096)[0] == b"2" * 4096

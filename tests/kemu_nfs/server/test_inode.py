@@ -38,7 +38,9 @@ def test_a_stable_write_leaves_nothing_of_its_block_to_lose():
 
 steps = st.one_of(
     st.tuples(st.just("write"), st.integers(0, 20000), st.integers(0, 9000), st.integers(1, 255), st.booleans()),
-    st.tuples(st.just("write"), st.sampled_from([0, 4096, 8192]), st.sampled_from([4096, 8192]), st.integers(1, 255), st.booleans()),
+    st.tuples(
+        st.just("write"), st.sampled_from([0, 4096, 8192]), st.sampled_from([4096, 8192]), st.integers(1, 255), st.booleans()
+    ),
     st.tuples(st.just("resize"), st.integers(0, 20000)),
     st.tuples(st.just("commit")),
     st.tuples(st.just("restart")),

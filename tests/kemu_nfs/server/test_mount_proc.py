@@ -40,7 +40,8 @@ def test_dotdot_within_an_export_is_fine(client, root):
     assert client.mnt(b"/export/a/../a/..") == root
 
 
-def test_what_is_not_there_or_no_directory(client, swapfile):
+@pytest.mark.usefixtures("swapfile")
+def test_what_is_not_there_or_no_directory(client):
     assert status(client, b"/export/nothing") == MNT3ERR_NOENT
     assert status(client, b"/export/swapfile") == MNT3ERR_NOTDIR
     assert status(client, b"/export/swapfile/x") == MNT3ERR_NOTDIR
@@ -56,7 +57,7 @@ def test_hosts_are_asked():
         assert int.from_bytes(reply[24:28], "big") == expected
 
 
-def test_the_list_of_mounts_follows_mnt_umnt_and_umntall(client, server):
+def test_the_list_of_mounts_follows_mnt_umnt_and_umntall(client):
     def dump():
         results = client.call(2, prog=100005)
         entries = []

@@ -124,7 +124,8 @@ def test_create_unchecked_takes_what_is_there_and_cuts_it(client, root, swapfile
     assert client.getattr(swapfile).size == 4
 
 
-def test_create_guarded_refuses_what_is_there(client, root, swapfile):
+@pytest.mark.usefixtures("swapfile")
+def test_create_guarded_refuses_what_is_there(client, root):
     assert client.status(8, entry(client, root, b"swapfile") + client.words(1) + client.sattr()) == NFS3ERR_EXIST
 
 
@@ -160,7 +161,8 @@ def test_mknod_makes_devices_fifos_and_sockets(client, root):
         assert client.status(11, entry(client, root, b"no") + client.words(ftype)) == NFS3ERR_BADTYPE
 
 
-def test_remove_and_rmdir_ask_for_the_kind(client, root, swapfile):
+@pytest.mark.usefixtures("swapfile")
+def test_remove_and_rmdir_ask_for_the_kind(client, root):
     client.mkdir(root, b"d")
     assert client.status(12, entry(client, root, b"d")) == NFS3ERR_ISDIR
     assert client.status(13, entry(client, root, b"swapfile")) == NFS3ERR_NOTDIR
@@ -190,7 +192,8 @@ def test_rename_moves_and_replaces(client, root, swapfile):
     assert client.status(1, client.opaque(other)) == 70
 
 
-def test_rename_of_directories(client, root, swapfile):
+@pytest.mark.usefixtures("swapfile")
+def test_rename_of_directories(client, root):
     one, two = client.mkdir(root, b"one"), client.mkdir(root, b"two")
     assert client.status(14, entry(client, root, b"one") + entry(client, root, b"two")) == 0
     assert client.status(1, client.opaque(two)) == 70

@@ -157,7 +157,7 @@ def test_wcc_shows_before_and_after(client, clock, swapfile):
     assert after.mtime == after.ctime == (1_193_760_246, 7)
 
 
-def test_wcc_comes_with_a_refusal_too(client, user, swapfile):
+def test_wcc_comes_with_a_refusal_too(user, swapfile):
     results = user.call(7, user.write_args(swapfile, 0, b"x"))
     assert results.unpack_uint() == NFS3ERR_ACCES
     before, after = results.wcc()

@@ -101,7 +101,9 @@ def test_the_fast_ways_equal_the_plain_ones(speaker, list_of_requests, uid, tail
         answers = []
         for server, handles, time, _ in sides:
             time[0] += 1_234_567_890
-            record = speaker.record(request[0], arguments(speaker, handles, request) + tail, xid=number, auth=speaker.auth_unix(uid, 7))
+            record = speaker.record(
+                request[0], arguments(speaker, handles, request) + tail, xid=number, auth=speaker.auth_unix(uid, 7)
+            )
             answer = server.handle(record, time[0], 1)
             server.finish(answer)
             answers.append((answer.record, answer.cost_ns))
