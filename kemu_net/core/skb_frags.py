@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
     from kemu.mm.page import Page
     from kemu.mm.page_alloc import PageAllocator
+    from kemu.patches import PatchSet
     from kemu_net.core.net_reserve import NetReserves
     from kemu_net.core.skbuff import SkBuff
-    from kemu.patches import PatchSet
 
 
 class SkbFrags:

@@ -1,0 +1,278 @@
+"""A gigabit NIC with rings, interrupt throttling and polling (of the manner of e1000 in 2.6.23).
+
+Interface
+    Nic(kernel, dev, wire, mac, ...)     a net_device; Nic.open() fills the ring and attaches to the wire
+    Nic.deliver(time, frame)             the wire: a frame arrives at ``time``
+    Nic.poll(quota)                      the driver, in NET_RX softirq
+    Nic.hard_start_xmit(skb)             the driver's way out
+    Nic.dry_probe()                      for the judge: why this NIC will never receive again by itself, or None
+
+Rules
+    * One interrupt for a burst: it comes ``itr_ns`` after the first frame that arrives while interrupts are on, and stays masked
+      until a poll finds less than its quota. Finished transmissions alone wait for TX_INTERRUPT_NS, or for any poll before.
+    * The ring is refilled when 16 descriptors are used up, and at the end of every poll, also one that found nothing. A dry ring
+      gives no interrupt by itself: the watchdog raises one every 2 s as long as the ring is dry. Its timer runs only then.
+    * The bytes of a frame are put together when it enters the transmit ring; fragments are read then, and then an unfinished
+      checksum is filled in (CHECKSUM_PARTIAL: the field holds the folded sum of the pseudo header). The skb is freed by the poll
+      that follows the end of its transmission.
+    * Each packet takes one transmit descriptor for its linear part and one per fragment.
+    * Left out: segmentation offload, multicast filters, link negotiation.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from kemu.errors import ConfigError
+from kemu.kernel.costs import IP_RX, IP_TX, NIC_RX_FRAME, NIC_TX_FRAME
+from kemu.kernel.timer import Timer
+from kemu.mm.page import ZERO_PAGE
+from kemu_net.core.dev import NETDEV_TX_BUSY, NETDEV_TX_OK
+from kemu_net.core.skbuff import CHECKSUM_PARTIAL
+from kemu_net.drivers.rx_ring import ETH_HLEN, VLAN_HLEN, RxRing
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.kernel.cpu import Cpu, Event
+    from kemu_net.core.dev import Dev
+    from kemu_net.core.skbuff import SkBuff
+    from kemu_net.drivers.wire import Wire
+
+ETH_ZLEN = 60
+RX_BUFFER_WRITE = 16  # E1000_RX_BUFFER_WRITE
+WATCHDOG_JIFFIES = 500
+TX_QUEUE_LEN = 1000
+TX_WAKE_THRESHOLD = 32
+TX_INTERRUPT_NS = 250_000
+
+
+class Nic:
+    """One network card and its driver.
+
+    :param mac: six bytes.
+    :param ring: descriptors in each of the two rings.
+    :param packet_split: receive headers into small skbs and payload into pages (patch 14's subject).
+    :param rx_checksum: verify checksums in hardware.
+    :param itr_ns: interrupt throttling: delay of an interrupt after its first cause.
+    :param cpu: the CPU that gets the interrupts; the first one if not given.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        dev: Dev,
+        wire: Wire,
+        mac: bytes,
+        *,
+        mtu: int = 1500,
+        ring: int = 256,
+        packet_split: bool = False,
+        rx_checksum: bool = True,
+        itr_ns: int = 30_000,
+        cpu: Cpu | None = None,
+        name: str = "eth0",
+    ) -> None:
+        if len(mac) != 6 or mac[0] & 1:
+            raise ConfigError(f"nic: {mac.hex(':')} is not the address of one card")
+        if not 68 <= mtu <= 9000 or ring < 8:
+            raise ConfigError(f"nic: mtu is 68 to 9000 and ring at least 8, not {mtu} and {ring}")
+        self.kernel = kernel
+        self.sched = kernel.sched
+        self.dev = dev
+        self.skbs = dev.skbs
+        self.stats = dev.stats
+        self.wire = wire
+        self.mac = mac
+        self.mtu = mtu
+        self.name = name
+        self.itr_ns = itr_ns
+        self.cpu = kernel.cpus[0] if cpu is None else cpu
+        pages = -(-mtu // 4096) if packet_split else 0
+        data_size = mtu + ETH_HLEN + VLAN_HLEN + 18 if mtu > 1500 else 1536
+        self.rx = RxRing(kernel, dev.skbs, mac, ring, data_size, pages, rx_checksum)
+        self.tx_size = ring
+        self.tx_used = 0
+        self.tx_pending: deque[tuple[int, int, SkBuff]] = deque()  # free at, descriptors, packet
+        self.tx_queue_len = TX_QUEUE_LEN
+        self.qdisc: deque[SkBuff] = deque()
+        self.stopped = False
+        self.irq_masked = False
+        self.irq_event: Event | None = None
+        self.tx_event: Event | None = None
+        self.watchdog = Timer(f"{name} watchdog", self._watchdog, None)
+        self.is_open = False
+        self._tp_rx = kernel.trace.point("net:napi_poll", ("name", "work", "buffers"))
+
+    def open(self) -> None:
+        """Fill the ring and plug the cable in (``e1000_open()``)."""
+        self.rx.refill()
+        self.wire.attach(self)
+        self.is_open = True
+
+    def close(self) -> None:
+        """Stop and free all buffers (``e1000_close()``)."""
+        self.is_open = False
+        self.kernel.timers.del_timer(self.watchdog)
+        for event in (self.irq_event, self.tx_event):
+            if event is not None:
+                event.cancel()
+        self.irq_event = self.tx_event = None
+        self.rx.close()
+        while self.tx_pending:
+            self.skbs.kfree_skb(self.tx_pending.popleft()[2])
+        while self.qdisc:
+            self.skbs.kfree_skb(self.qdisc.popleft())
+        self.tx_used = 0
+
+    # interrupts
+
+    def deliver(self, time: int, frame: bytes) -> None:
+        """Take a frame from the wire; called from the sender's context, so nothing of this machine may run here."""
+        if self.is_open:
+            self.rx.arrive(time, frame)
+            if not self.irq_masked and self.irq_event is None:
+                self.irq_event = self.cpu.post(time + self.itr_ns, self._interrupt, None)
+
+    def _interrupt(self, _arg: object) -> None:
+        """Start polling if a packet came in (``e1000_intr()``); frames that found no buffer give no interrupt."""
+        self.irq_event = None
+        if self.rx.dma(self.cpu.now):
+            self._schedule()
+        elif not self.irq_masked:
+            self._arm()
+
+    def _tx_interrupt(self, _arg: object) -> None:
+        """Start polling if transmissions have ended and no poll has cleaned them up."""
+        self.tx_event = None
+        pending = self.tx_pending
+        if not pending:
+            return
+        if pending[0][0] <= self.cpu.now:
+            self._schedule()
+        self.tx_event = self.cpu.post(pending[-1][0] + TX_INTERRUPT_NS, self._tx_interrupt, None)
+
+    def _schedule(self) -> None:
+        """Mask the interrupt and put the driver on the poll list."""
+        if not self.irq_masked:
+            self.irq_masked = True
+            self.dev.netif_rx_schedule(self)
+
+    def _arm(self) -> None:
+        """Expect an interrupt for the first frame that still lies ahead."""
+        incoming = self.rx.incoming
+        if incoming and self.irq_event is None:
+            self.irq_event = self.cpu.post(incoming[0][0] + self.itr_ns, self._interrupt, None)
+
+    def _watchdog(self, _data: object) -> None:
+        """Raise a receive interrupt: the only thing that wakes a dry ring (``e1000_watchdog()``)."""
+        if self.is_open:
+            self._schedule()
+
+    # receive
+
+    def poll(self, quota: int) -> int:
+        """Clean both rings and refill (``e1000_clean()``)."""
+        self._clean_tx()
+        rx = self.rx
+        spend = self.sched.spend
+        receive = self.dev.netif_receive_skb
+        stats = self.stats
+        cpu = self.cpu
+        work = used = 0
+        rx.dma(cpu.now)
+        while work < quota:
+            skb = rx.take()
+            if skb is None:
+                break
+            work += 1
+            used += 1
+            stats.rx_frames += 1
+            skb.dev = self
+            spend(NIC_RX_FRAME + IP_RX)
+            receive(skb)
+            rx.dma(cpu.now)
+            if used >= RX_BUFFER_WRITE:
+                rx.refill()
+                used = 0
+        rx.refill()
+        if self._tp_rx.enabled:
+            self._tp_rx(self.name, work, len(rx.buffers))
+        if work < quota:
+            self.dev.netif_rx_complete(self)
+            self.irq_masked = False
+            self._arm()
+            if not rx.buffers and rx.starved and not self.watchdog.pending:
+                self.kernel.timers.mod_timer(self.watchdog, self.sched.jiffies + WATCHDOG_JIFFIES)
+        return work
+
+    # transmit
+
+    def hard_start_xmit(self, skb: SkBuff) -> int:
+        """Put a frame into the transmit ring (``e1000_xmit_frame()``)."""
+        frags = skb.frags
+        need = 1 if frags is None else 1 + len(frags)
+        if self.tx_used + need > self.tx_size:
+            self.stopped = True
+            return NETDEV_TX_BUSY
+        data = skb.data
+        if not skb.data_len:
+            end = data + skb.len
+            buf = skb.buf
+            frame = buf if not data and len(buf) == end else buf[data:end]
+        else:
+            pieces = [skb.buf[data : data + skb.len - skb.data_len]]
+            for page, offset, size in frags or ():
+                pieces.append((page.contents or ZERO_PAGE)[offset : offset + size])
+            frame = b"".join(pieces)
+        if skb.ip_summed == CHECKSUM_PARTIAL:
+            frame = fill_checksum(frame, skb.h - data)
+        if len(frame) < ETH_ZLEN:
+            frame = frame.ljust(ETH_ZLEN, b"\0")
+        self.tx_used += need
+        self.stats.tx_frames += 1
+        free_at = self.wire.transmit(self, frame, self.sched.cpu.now)
+        self.tx_pending.append((free_at, need, skb))
+        if self.tx_event is None:
+            self.tx_event = self.cpu.post(free_at + TX_INTERRUPT_NS, self._tx_interrupt, None)
+        self.sched.spend(NIC_TX_FRAME + IP_TX)
+        return NETDEV_TX_OK
+
+    def _clean_tx(self) -> None:
+        """Free what has left (``e1000_clean_tx_irq()``)."""
+        pending = self.tx_pending
+        now = self.cpu.now
+        kfree_skb = self.skbs.kfree_skb
+        while pending and pending[0][0] <= now:
+            _, used, skb = pending.popleft()
+            self.tx_used -= used
+            kfree_skb(skb)
+        if self.stopped and self.tx_size - self.tx_used >= TX_WAKE_THRESHOLD:
+            self.dev.netif_wake_queue(self)
+
+    # for people
+
+    def dry_probe(self) -> str | None:
+        """Tell why no frame can come in any more, or None while one can (judge.closed_probes)."""
+        rx = self.rx
+        if rx.buffers or rx.done or not rx.starved:
+            return None
+        why = "the SKB data reserve refuses the charge" if rx.charge_refused else "no memory for a receive buffer"
+        return f"{self.name}: ring {len(rx.buffers)} of {rx.size}, {why}"
+
+    def explain_reply(self) -> tuple[str, tuple[str, Any]]:
+        """Tell what a task that waits for a packet waits for (judge.explainers["reply"])."""
+        return f"its reply needs an skb <- ring {len(self.rx.buffers)} of {self.rx.size}", ("memory", self.skbs.page_alloc)
+
+
+def fill_checksum(frame: bytes, segment: int) -> bytes:
+    """Finish the checksum of the TCP or UDP segment that begins at ``segment`` and is the rest of the frame."""
+    udp = frame[segment - 11] == 17  # the IP header's protocol
+    field = segment + (6 if udp else 16)
+    total = int.from_bytes(frame[segment:], "big")
+    if (len(frame) - segment) & 1:
+        total <<= 8
+    check = -total % 65535
+    if udp and not check:
+        check = 0xFFFF
+    return b"".join((frame[:field], check.to_bytes(2, "big"), frame[field + 2 :]))

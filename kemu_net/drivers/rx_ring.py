@@ -1,0 +1,229 @@
+"""The receive ring of a NIC: descriptors, their buffers, and the frames that arrived (of the manner of e1000 in 2.6.23).
+
+Interface
+    RxRing.arrive(time, frame)       a frame will have arrived completely at ``time``
+    RxRing.dma(now)                  move what has arrived by now into descriptors, or lose it
+    RxRing.refill()                  give used descriptors new buffers
+    RxRing.take()                    the oldest received packet as an skb, or None
+
+Rules
+    * The hardware works lazily: between two calls of dma() nothing but refill() changes how many descriptors have a buffer, and
+      dma() runs first, so that counting at the next interrupt gives the same losses as counting at each arrival.
+    * A frame that finds no buffer is lost and counted once: under ``charge`` when the last refill stopped because the SKB data
+      reserve refused to pay, else under ``nic``.
+    * An emergency buffer rests in its descriptor, charged, until a frame uses it.
+    * Linear mode: one skb per descriptor with room for the largest frame. Packet-split mode: a small skb for the headers and pages
+      for the payload, from netdev_alloc_page() (patch 14).
+    * Left out: copying short frames into small buffers (copybreak); pages of a half filled descriptor are freed, not kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from kemu.kernel.history import FRAME
+from kemu.mm.gfp import PAGE_SIZE
+from kemu_net.core.skbuff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, PACKET_BROADCAST, PACKET_HOST, PACKET_MULTICAST
+from kemu_net.drivers.wire import BROADCAST
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.mm.page import Page
+    from kemu_net.core.skb_alloc import SkbAlloc
+    from kemu_net.core.skbuff import SkBuff
+
+ETH_HLEN = 14
+VLAN_HLEN = 4
+HEADER_BUFFER = 128  # E1000_RXBUFFER_128
+
+#: A descriptor's memory: the skb, and the pages of packet-split mode.
+Buffer = tuple["SkBuff", "list[Page] | None"]
+
+
+class RxRing:
+    """Descriptors of one NIC.
+
+    :param size: descriptors.
+    :param data_size: bytes asked of netdev_alloc_skb().
+    :param pages: pages per descriptor; 0 is linear mode.
+    :param checksum: the hardware verifies TCP and UDP checksums.
+    :ivar buffers: descriptors that the hardware may fill.
+    :ivar done: descriptors that the hardware has filled.
+    :ivar incoming: frames by the time of their arrival, which may lie ahead.
+    :ivar alloc_failed: times that a refill stopped for want of memory.
+    :ivar starved: the last refill stopped for want of memory.
+    """
+
+    def __init__(self, kernel: Kernel, skbs: SkbAlloc, mac: bytes, size: int, data_size: int, pages: int, checksum: bool) -> None:
+        self.skbs = skbs
+        self.stats = skbs.stats
+        self.history = kernel.history
+        self.mac = mac
+        self.size = size
+        self.data_size = HEADER_BUFFER if pages else data_size
+        self.pages = pages
+        self.capacity = pages * PAGE_SIZE + HEADER_BUFFER if pages else data_size
+        self.checksum = checksum
+        self.buffers: deque[Buffer] = deque()
+        self.done: deque[tuple[Buffer, bytes]] = deque()
+        self.incoming: deque[tuple[int, bytes]] = deque()
+        self.alloc_failed = 0
+        self.starved = False
+        self.charge_refused = False
+
+    # hardware
+
+    def arrive(self, time: int, frame: bytes) -> None:
+        """Note a frame on its way in; frames that were delayed keep the order of arrival."""
+        incoming = self.incoming
+        if incoming and time < incoming[-1][0]:
+            later = []
+            while incoming and time < incoming[-1][0]:
+                later.append(incoming.pop())
+            incoming.append((time, frame))
+            incoming.extend(reversed(later))
+            return
+        incoming.append((time, frame))
+
+    def dma(self, now: int) -> int:
+        """Fill descriptors with what has arrived; returns how many packets now wait for the driver."""
+        incoming = self.incoming
+        buffers = self.buffers
+        done = self.done
+        mac = self.mac
+        while incoming and incoming[0][0] <= now:
+            time, frame = incoming.popleft()
+            self.history.add(FRAME, time, len(frame), crc32(frame))
+            if len(frame) < ETH_HLEN or len(frame) > self.capacity or (not frame[0] & 1 and frame[:6] != mac):
+                self.stats.ignore("not for this NIC")
+            elif buffers:
+                done.append((buffers.popleft(), frame))
+            else:
+                self.stats.drops["charge" if self.charge_refused else "nic"] += 1
+        return len(done)
+
+    # driver
+
+    def refill(self) -> None:
+        """Give every used descriptor a buffer, as far as there is memory (``e1000_alloc_rx_buffers()``)."""
+        skbs = self.skbs
+        buffers = self.buffers
+        room = self.size - len(buffers) - len(self.done)
+        skbs.charge_refused = False
+        self.starved = False
+        while room > 0:
+            skb = skbs.netdev_alloc_skb(self, self.data_size)
+            pages = None
+            if skb is not None and self.pages:
+                pages = self._alloc_pages(skb)
+                if pages is None:
+                    skb = None
+            if skb is None:
+                self.alloc_failed += 1
+                self.starved = True
+                break
+            buffers.append((skb, pages))
+            room -= 1
+        self.charge_refused = skbs.charge_refused
+
+    def _alloc_pages(self, skb: SkBuff) -> list[Page] | None:
+        """Give a packet-split descriptor its pages, or free everything and give None."""
+        pages: list[Page] = []
+        while len(pages) < self.pages:
+            page = self.skbs.netdev_alloc_page(self)
+            if page is None:
+                self._free_buffer((skb, pages))
+                return None
+            pages.append(page)
+        return pages
+
+    def _free_buffer(self, buffer: Buffer) -> None:
+        """Free a descriptor's memory."""
+        skb, pages = buffer
+        for page in pages or ():
+            self.skbs.netdev_free_page(self, page)
+        self.skbs.kfree_skb(skb)
+
+    def take(self) -> SkBuff | None:
+        """Make the oldest filled descriptor a packet, its data at the network header (``eth_type_trans()``)."""
+        if not self.done:
+            return None
+        (skb, pages), frame = self.done.popleft()
+        head = frame[:6]
+        if head == self.mac:
+            skb.pkt_type = PACKET_HOST
+        else:
+            skb.pkt_type = PACKET_BROADCAST if head == BROADCAST else PACKET_MULTICAST
+        skb.protocol = frame[12] << 8 | frame[13]
+        if pages is None:
+            skb.buf = frame
+            skb.len = len(frame) - ETH_HLEN
+        else:
+            self._split(skb, pages, frame)
+        skb.data = ETH_HLEN
+        skb.ip_summed = CHECKSUM_UNNECESSARY if self.checksum and verify_checksum(frame) else CHECKSUM_NONE
+        return skb
+
+    def _split(self, skb: SkBuff, pages: list[Page], frame: bytes) -> None:
+        """Leave the headers in the skb and attach pages with the payload; unused pages are freed."""
+        header, end = split_point(frame)
+        skb.buf = frame[:header]
+        skb.len = header - ETH_HLEN
+        used = 0
+        for page in pages:
+            if header < end:
+                chunk = frame[header : min(header + PAGE_SIZE, end)]
+                page.contents = chunk
+                self.skbs.skb_add_rx_frag(skb, used, page, 0, len(chunk))
+                used += 1
+                header += len(chunk)
+            else:
+                self.skbs.netdev_free_page(self, page)
+
+    def close(self) -> None:
+        """Free all buffers; frames that nobody took are lost."""
+        while self.buffers:
+            self._free_buffer(self.buffers.popleft())
+        while self.done:
+            self._free_buffer(self.done.popleft()[0])
+        self.incoming.clear()
+
+
+def split_point(frame: bytes) -> tuple[int, int]:
+    """Tell where a packet's headers end and where the packet ends; what the hardware does not know is header up to its buffer."""
+    length = len(frame)
+    if length >= 34 and frame[12:15] == b"\x08\x00\x45" and frame[20] & 0x3F == 0 and frame[21] == 0:
+        total = ETH_HLEN + (frame[16] << 8 | frame[17])
+        proto = frame[23]
+        header = 0
+        if proto == 6 and length >= 54:
+            header = 34 + (frame[46] >> 4 << 2)
+        elif proto == 17 and length >= 42:
+            header = 42
+        if 34 < header <= HEADER_BUFFER and header <= total <= length:
+            return header, total
+    return min(length, HEADER_BUFFER), length
+
+
+def verify_checksum(frame: bytes) -> bool:
+    """Tell whether ``frame`` is an unfragmented IPv4 TCP or UDP packet without options whose checksum is right."""
+    length = len(frame)
+    if length < 42 or frame[12:15] != b"\x08\x00\x45" or frame[20] & 0x3F or frame[21]:
+        return False
+    proto = frame[23]
+    end = ETH_HLEN + (frame[16] << 8 | frame[17])
+    if end > length or end < 42:
+        return False
+    if proto == 17:
+        if frame[40:42] == b"\0\0" or (frame[38] << 8 | frame[39]) != end - 34:
+            return False
+    elif proto != 6:
+        return False
+    # source and destination address stand right before the segment: one number for them and the segment
+    size = end - 34
+    total = int.from_bytes(frame[26:end], "big")
+    if size & 1:
+        total <<= 8
+    return not (total + proto + size) % 65535

@@ -1,0 +1,163 @@
+"""A switch with its cables: what happens to a frame between two NICs.
+
+Interface
+    Wire(world, ...)                 attach(port), transmit(port, frame, now) -> when the sender's cable is free, cut(), mend()
+    Port                             what can be attached: ``mac`` and ``deliver(time, frame)``
+
+Rules
+    * Each port has a cable of its own, full duplex. A frame first occupies the sender's cable, then, ``latency_ns`` later, the
+      receiver's. The switch keeps at most ``queue`` frames for a receiver and drops what comes on top.
+    * A frame goes to the port that owns its destination address; broadcasts and unknown addresses go to all others. Ports filter.
+    * Nothing arrives earlier than ``latency_ns`` after it was sent: that is how far CPUs may run ahead of each other
+      (``world.lookahead_ns``).
+    * Chances are in 0..1 and drawn from one ``random.Random(seed)`` in the order of transmission; a chance of 0 draws nothing.
+    * ``taps`` see every frame that leaves the switch, with the time of its arrival, in the order of transmission.
+    * A frame is given to the receiver's cable when it is sent, not when it gets there: behind a long burst of one sender, a frame of
+      another that would have come in between waits for the burst's end.
+    * Left out: collisions, flow control, VLANs.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+from kemu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kemu.kernel.world import World
+
+FRAME_OVERHEAD = 24  # preamble, CRC and the gap between frames, in bytes on the cable
+BROADCAST = b"\xff" * 6
+
+
+class Port(Protocol):
+    """What a cable ends in."""
+
+    mac: bytes
+
+    def deliver(self, time: int, frame: bytes) -> None:
+        """Take a frame whose last bit arrives at ``time``, which may still lie ahead."""
+
+
+class Wire:
+    """Connect ports.
+
+    :param latency_ns: from the end of transmission to the begin of arrival.
+    :param bandwidth_bps: of every cable, in each direction.
+    :param queue: frames that the switch keeps for one receiver.
+    :param loss: chance that a frame is lost; ``duplicate``, ``corrupt`` (one bit flips) and ``reorder`` (it arrives ``reorder_ns``
+        later) likewise.
+    :ivar dropped: frames lost, by reason: cut, loss, queue.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        latency_ns: int = 50_000,
+        bandwidth_bps: int = 1_000_000_000,
+        queue: int = 1000,
+        loss: float = 0.0,
+        reorder: float = 0.0,
+        duplicate: float = 0.0,
+        corrupt: float = 0.0,
+        reorder_ns: int = 300_000,
+        seed: int = 0,
+    ) -> None:
+        for name, chance in (("loss", loss), ("reorder", reorder), ("duplicate", duplicate), ("corrupt", corrupt)):
+            if not 0 <= chance <= 1:
+                raise ConfigError(f"wire: {name} is a chance from 0 to 1, not {chance}")
+        if latency_ns < 1 or bandwidth_bps < 1 or queue < 1:
+            raise ConfigError("wire: latency_ns, bandwidth_bps and queue are at least 1")
+        self.latency_ns = latency_ns
+        self.bandwidth_bps = bandwidth_bps
+        self.queue = queue
+        self.loss = loss
+        self.reorder = reorder
+        self.duplicate = duplicate
+        self.corrupt = corrupt
+        self.reorder_ns = reorder_ns
+        self.rng = Random(seed)
+        self.taps: list[Callable[[int, bytes], None]] = []
+        self.dropped = {"cut": 0, "loss": 0, "queue": 0}
+        self.is_cut = False
+        self.ports: list[Port] = []
+        self._by_mac: dict[bytes, Port] = {}
+        self._uplink_free: dict[bytes, int] = {}
+        self._downlink_free: dict[bytes, int] = {}
+        self._perfect = not (loss or reorder or duplicate or corrupt)
+        world.lookahead_ns = min(world.lookahead_ns, latency_ns)
+
+    def attach(self, port: Port) -> None:
+        """Plug a port in."""
+        if port.mac in self._by_mac:
+            raise ConfigError(f"wire: two ports have the address {port.mac.hex(':')}")
+        self.ports.append(port)
+        self._by_mac[port.mac] = port
+        self._uplink_free[port.mac] = 0
+        self._downlink_free[port.mac] = 0
+
+    def cut(self) -> None:
+        """Lose every frame from now on; what is in flight still arrives."""
+        self.is_cut = True
+
+    def mend(self) -> None:
+        """End :meth:`cut`."""
+        self.is_cut = False
+
+    def transmit(self, sender: Port, frame: bytes, now: int) -> int:
+        """Send ``frame`` from ``sender`` at its local time ``now``; returns when its cable is free again."""
+        bits_ns = (len(frame) + FRAME_OVERHEAD) * 8_000_000_000 // self.bandwidth_bps
+        uplink = self._uplink_free
+        sent = uplink[sender.mac] = max(now, uplink[sender.mac]) + bits_ns
+        if self.is_cut:
+            self.dropped["cut"] += 1
+        elif self._perfect:
+            self._forward(sender, frame, sent + self.latency_ns, bits_ns, 0)
+        else:
+            self._spoil(sender, frame, sent + self.latency_ns, bits_ns)
+        return sent
+
+    def _spoil(self, sender: Port, frame: bytes, arrival: int, bits_ns: int) -> None:
+        """Forward a frame over a cable that loses, flips, delays and repeats."""
+        rng = self.rng
+        if self.loss and rng.random() < self.loss:
+            self.dropped["loss"] += 1
+            return
+        if self.corrupt and rng.random() < self.corrupt:
+            bit = rng.randrange(len(frame) * 8)
+            flipped = bytearray(frame)
+            flipped[bit >> 3] ^= 1 << (bit & 7)
+            frame = bytes(flipped)
+        late = self.reorder_ns if self.reorder and rng.random() < self.reorder else 0
+        self._forward(sender, frame, arrival, bits_ns, late)
+        if self.duplicate and rng.random() < self.duplicate:
+            self._forward(sender, frame, arrival, bits_ns, late)
+
+    def _forward(self, sender: Port, frame: bytes, arrival: int, bits_ns: int, late: int) -> None:
+        """Hand a frame to whom it is addressed."""
+        port = self._by_mac.get(frame[:6])
+        if port is not None:
+            if port is not sender:
+                self._deliver(port, frame, arrival, bits_ns, late)
+            return
+        for other in self.ports:
+            if other is not sender:
+                self._deliver(other, frame, arrival, bits_ns, late)
+
+    def _deliver(self, port: Port, frame: bytes, arrival: int, bits_ns: int, late: int) -> None:
+        """Queue a frame on the receiver's cable; what comes ``late`` lets others pass."""
+        free = self._downlink_free[port.mac]
+        if free > arrival - bits_ns:
+            if free - arrival > self.queue * bits_ns:
+                self.dropped["queue"] += 1
+                return
+            arrival = free + bits_ns
+        self._downlink_free[port.mac] = arrival
+        arrival += late
+        for tap in self.taps:
+            tap(arrival, frame)
+        port.deliver(arrival, frame)

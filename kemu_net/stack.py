@@ -1,0 +1,138 @@
+"""Join a network to a machine: everything from the NIC to the sockets, handed to each other in one place.
+
+Interface
+    NetStack(kernel, page_alloc, slub, reserves, wire, mac=..., ip=..., ...)
+        stats, net_reserves, skbs, dev, nic, socks, inet, arp, udp, tcp, inet_reserves
+        check()               all invariants of the parts
+        check_reserve_use()   no normal packet lies in the reserve while memory is short
+        close()               close the NIC and free routes and neighbours; sockets are their owners' business
+
+Rules
+    * What is handed up here: the NIC gets the device layer, IP its protocols' handlers, the allocator of skbs the reserve that pays.
+    * The wait graph: ``("reply", nic)`` explains a task that waits for a packet. ``judged=True`` (the machine whose life is at
+      stake) also lets a dry ring count as a reason why nothing can come in any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kemu.errors import KernelBug
+from kemu_net.core.dev import Dev
+from kemu_net.core.net_reserve import NetReserves
+from kemu_net.core.skb_alloc import SkbAlloc
+from kemu_net.core.sock import Socks
+from kemu_net.core.stats import NetStats
+from kemu_net.drivers.nic import Nic
+from kemu_net.ipv4.inet import Inet
+from kemu_net.ipv4.inet_reserves import InetReserves
+from kemu_net.ipv4.tcp import Tcp
+from kemu_net.ipv4.udp import Udp
+from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH, create_dst_cache
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.mm.page_alloc import PageAllocator
+    from kemu.mm.reserve import Reserves
+    from kemu.mm.slub import Slub
+    from kemu_net.core.skbuff import SkBuff
+    from kemu_net.drivers.wire import Wire
+
+
+class NetStack:
+    """The network of one machine.
+
+    :param mac: six bytes; :param ip: own address as an int.
+    :param ipv6: count IPv6's demands in the reserve (the family itself is not built).
+    :param constant_budget: bytes of emergency receive buffers if patch 18 is off.
+    :param judged: let the judge ask this NIC whether anything can still come in.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        page_alloc: PageAllocator,
+        slub: Slub,
+        reserves: Reserves,
+        wire: Wire,
+        *,
+        mac: bytes,
+        ip: int,
+        mtu: int = 1500,
+        ring: int = 256,
+        packet_split: bool = False,
+        rx_checksum: bool = True,
+        itr_ns: int = 30_000,
+        prefix: int = 24,
+        gateway: int = 0,
+        ipv6: bool = True,
+        constant_budget: int = 0,
+        judged: bool = False,
+    ) -> None:
+        self.kernel = kernel
+        self.page_alloc = page_alloc
+        self.slub = slub
+        self.stats = NetStats()
+        self.net_reserves = NetReserves(kernel, reserves)
+        self.skbs = SkbAlloc(kernel, page_alloc, slub, self.net_reserves, self.stats)
+        self.dev = Dev(kernel, self.skbs)
+        self.nic = Nic(
+            kernel, self.dev, wire, mac, mtu=mtu, ring=ring, packet_split=packet_split, rx_checksum=rx_checksum, itr_ns=itr_ns
+        )
+        pages = page_alloc.total_pages
+        self.inet = Inet(kernel, self.dev, slub, self.nic, ip, pages, prefix=prefix, gateway=gateway)
+        self.arp = self.inet.arp
+        self.socks = Socks(kernel, page_alloc, slub, self.net_reserves, self.skbs, self.stats)
+        self.udp = Udp(kernel, self.socks, self.skbs, self.inet, self.stats)
+        self.tcp = Tcp(kernel, self.socks, self.skbs, self.inet, self.stats)
+        self.tcp.csum_offload = True
+        ip6 = (create_dst_cache(slub), IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH) if ipv6 else None
+        self.inet_reserves = InetReserves(kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget)
+        kernel.judge.explainers["reply"] = Nic.explain_reply
+        if judged:
+            kernel.judge.closed_probes.append(self.nic.dry_probe)
+        self.nic.open()
+
+    def _received(self) -> Iterator[SkBuff]:
+        """Give every received packet that rests somewhere: ring, backlog, sockets."""
+        for skb, _pages in self.nic.rx.buffers:
+            yield skb
+        for (skb, _pages), _frame in self.nic.rx.done:
+            yield skb
+        for softnet in self.dev.softnet:
+            yield from softnet.input_pkt_queue
+        for sk in self.socks.live:
+            yield from sk.sk_receive_queue
+            yield from sk.sk_backlog
+
+    def check_reserve_use(self) -> None:
+        """Assert that no normal received packet lies in a page from below the marks while free memory is below them.
+
+        Cheap enough for sampling points; a packet that was received while memory was plentiful may fail it just after memory has
+        run short, if a slab page outlived the last shortage: call it where pressure has lasted.
+        """
+        zones = self.page_alloc.zones
+        if any(zone.free_pages > zone.pages_min + zone.pages_emerg for zone in zones):
+            return
+        backed = self.slub.is_reserve_backed
+        for skb in self._received():
+            if not skb.emergency and backed(skb.head):
+                raise KernelBug("a normal packet lies in the reserve", state=skb)
+
+    def check(self) -> None:
+        """Assert the invariants of all parts."""
+        self.net_reserves.check()
+        self.inet.route.check()
+        emergency = sum(skb.emergency for skb in self._received())
+        if emergency > self.skbs.emergency_live:
+            raise KernelBug(f"{emergency} emergency packets rest, but only {self.skbs.emergency_live} live", state=self.stats)
+        self.tcp.check()
+
+    def close(self) -> None:
+        """Close the NIC; free routes and neighbours."""
+        self.nic.close()
+        for softnet in self.dev.softnet:
+            self.socks.skb_queue_purge(softnet.input_pkt_queue)
+        self.inet.route.rt_cache_flush()
+        self.arp.flush()
