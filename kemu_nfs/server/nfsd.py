@@ -7,8 +7,8 @@ Interface
 
 Rules of this file
     * One task listens per port, one reads per connection, ``threads`` execute calls in the order in which they came.
-    * There is one disk: what calls cost of it is done one after the other, so 16 WRITEs of 1 ms take 16 ms. A call that needs no disk waits
-      only until a thread is free.
+    * There is one disk: what calls cost of it is done one after the other, so 16 WRITEs of 1 ms take 16 ms. A call that
+      needs no disk waits only until a thread is free.
     * Replies of one connection leave whole and one at a time. A connection whose stream breaks a rule is closed.
     * Each start is a new life. What a thread of an older life still holds is dropped: no call that came over an old connection is
       answered, or begun, after a restart.
