@@ -1,0 +1,126 @@
+"""Tasks and their flags (2.6.23 include/linux/sched.h).
+
+Interface: :class:`Task`, the ``PF_*`` and ``TIF_*`` constants, task states, :func:`tsk_restore_flags` and :func:`signal_pending`.
+
+Left out: process groups, priorities that schedule (``nice`` is data for the OOM killer), signals other than SIGKILL.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.kernel.cpu import Cpu
+    from kemu.kernel.switch import Stack
+    from kemu.kernel.wait import WaitQueue
+
+PF_EXITING = 0x00000004
+PF_DEAD = 0x00000008
+PF_SIGNALED = 0x00000400
+PF_MEMALLOC = 0x00000800
+PF_FLUSHER = 0x00001000
+PF_NOFREEZE = 0x00008000
+PF_FROZEN = 0x00010000
+PF_FSTRANS = 0x00020000
+PF_KSWAPD = 0x00040000
+PF_SWAPOFF = 0x00080000
+PF_LESS_THROTTLE = 0x00100000
+PF_SWAPWRITE = 0x00800000
+
+PF_NAMES = {value: name for name, value in list(globals().items()) if name.startswith("PF_")}
+
+TIF_MEMDIE = 1
+TIF_SIGPENDING = 2
+
+TASK_RUNNING = 0
+TASK_INTERRUPTIBLE = 1
+TASK_UNINTERRUPTIBLE = 2
+TASK_DEAD = 64
+STATE_LETTERS = {TASK_RUNNING: "R", TASK_INTERRUPTIBLE: "S", TASK_UNINTERRUPTIBLE: "D", TASK_DEAD: "X"}
+
+#: Why a task waits: a kind that ``judge.explainers`` knows, and what it waits for.
+Why = tuple[str, Any]
+
+
+class Task:
+    """``struct task_struct``: one thread of execution.
+
+    :ivar why: None, or ``(kind, obj)``: what the task waits for, as long as it is blocked.
+    :ivar since: local time at which it blocked last.
+    :ivar on_rq: it is on a run queue or running, so a wake-up need not queue it.
+    :ivar bound: it never leaves its CPU.
+    :ivar data: a dictionary for whoever drives the task.
+    """
+
+    __slots__ = (
+        "bound",
+        "comm",
+        "cpu",
+        "data",
+        "exit_code",
+        "exit_queue",
+        "flags",
+        "gid",
+        "kernel",
+        "killed",
+        "mm",
+        "nice",
+        "on_rq",
+        "oomkilladj",
+        "pid",
+        "reclaim_state",
+        "rt",
+        "since",
+        "stack",
+        "start_ns",
+        "state",
+        "thread_flags",
+        "uid",
+        "utime_ns",
+        "why",
+    )
+
+    def __init__(
+        self, kernel: Kernel, pid: int, comm: str, cpu: Cpu, stack: Stack, flags: int, uid: int, exit_queue: WaitQueue
+    ) -> None:
+        self.kernel = kernel
+        self.pid = pid
+        self.comm = comm
+        self.cpu = cpu
+        self.stack = stack
+        self.flags = flags
+        self.thread_flags = 0
+        self.state = TASK_RUNNING
+        self.killed = False
+        self.uid = uid
+        self.gid = uid
+        self.rt = False
+        self.nice = 0
+        self.oomkilladj = 0
+        self.mm: Any = None
+        self.reclaim_state: Any = None
+        self.start_ns = cpu.now
+        self.utime_ns = 0
+        self.exit_code: int | None = None
+        self.exit_queue = exit_queue
+        self.why: Why | None = None
+        self.since = cpu.now
+        self.on_rq = False
+        self.bound = False
+        self.data: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        """Name the task as ps does, without addresses."""
+        names = "|".join(name for bit, name in PF_NAMES.items() if self.flags & bit)
+        return f"<{self.comm}:{self.pid} {STATE_LETTERS.get(self.state, '?')}{' ' + names if names else ''}>"
+
+
+def tsk_restore_flags(task: Task, saved: int, mask: int) -> None:
+    """Give back the bits of ``mask`` as they were saved, and no other bit (patch 06: tsk_restore_flags())."""
+    task.flags = (task.flags & ~mask) | (saved & mask)
+
+
+def signal_pending(task: Task) -> bool:
+    """Tell whether a signal waits for the task (include/linux/sched.h: signal_pending())."""
+    return bool(task.thread_flags & TIF_SIGPENDING)
