@@ -65,12 +65,13 @@ class DuplicateRequestCache:
             self.replayed += 1
         return entry
 
-    def _make_room(self) -> None:
-        """Drop the oldest entry that is not busy; if all are, grow for once rather than execute something twice."""
+    def _make_room(self) -> bool:
+        """Drop the oldest entry that is not busy; if all are, grow for a while rather than execute something twice."""
         for key, entry in self.entries.items():
             if not entry.busy:
                 del self.entries[key]
-                return
+                return True
+        return False
 
     def finish(self, entry: CacheEntry) -> None:
         """Note that the reply was sent: from now on a duplicate gets the same (nfsd_cache_update())."""
@@ -78,6 +79,8 @@ class DuplicateRequestCache:
             entry.busy = False
             del self.entries[entry.key]
             self.entries[entry.key] = entry
+            while len(self.entries) > self.size and self._make_room():
+                pass
 
     def forget(self, entry: CacheEntry) -> None:
         """Drop a request that was not executed: a duplicate starts anew (RC_NOCACHE)."""

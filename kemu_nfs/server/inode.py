@@ -109,6 +109,8 @@ class Inode:
 
     def write_data(self, offset: int, data: bytes, stable: bool) -> None:
         """Store ``data``; a ``stable`` write leaves nothing of its blocks to lose."""
+        if not data:
+            return
         position = 0
         while position < len(data):
             block, within = divmod(offset + position, BLOCK_SIZE)

@@ -208,8 +208,9 @@ class FileProcedures:
             pack_wcc(out, before, inode, self.tree.fsid)
             return
         data = data[: self.rsize]
-        inode.write_data(offset, data, stable_how != NFS_UNSTABLE)
-        inode.mtime_ns = inode.ctime_ns = self.tree.now()
+        if data:
+            inode.write_data(offset, data, stable_how != NFS_UNSTABLE)
+            inode.mtime_ns = inode.ctime_ns = self.tree.now()
         if stable_how != NFS_UNSTABLE:
             call.cost_ns = self.costs.write_sync
         out.pack_uint(NFS3_OK)

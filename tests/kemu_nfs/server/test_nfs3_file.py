@@ -182,6 +182,14 @@ def test_a_write_whose_count_lies_is_refused(client, swapfile):
     assert client.getattr(swapfile).size == 0
 
 
+def test_a_write_of_nothing_succeeds_and_changes_nothing(client, clock, swapfile):
+    old = client.getattr(swapfile)
+    clock.ns = 1
+    assert client.write(swapfile, 5000, b"")[0] == 0
+    new = client.getattr(swapfile)
+    assert (new.size, new.mtime) == (0, old.mtime)
+
+
 def test_a_write_beyond_wsize_is_short(client, swapfile):
     assert client.write(swapfile, 0, b"x" * 40000)[0] == 32768
     assert client.getattr(swapfile).size == 32768
