@@ -17,9 +17,9 @@ from collections.abc import Iterator
 
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EEXIST, ENOMEM
-from kemu.lib.radix_nodes import MAP_MASK, MAP_SHIFT, MAP_SIZE, MAX_TAGS, Item, RadixNode, RadixNodes, gfp_t
+from kemu.lib.radix_nodes import MAP_MASK, MAP_SHIFT, MAP_SIZE, MAX_TAGS, NODE_SIZE, Item, RadixNode, RadixNodes, gfp_t
 
-__all__ = ["MAX_INDEX", "MAX_TAGS", "TAG_DIRTY", "TAG_WRITEBACK", "RadixNode", "RadixNodes", "RadixTree", "maxindex"]
+__all__ = ["MAX_INDEX", "MAX_TAGS", "NODE_SIZE", "TAG_DIRTY", "TAG_WRITEBACK", "RadixNode", "RadixNodes", "RadixTree", "maxindex"]
 
 INDEX_BITS = 64
 MAX_INDEX = (1 << INDEX_BITS) - 1
