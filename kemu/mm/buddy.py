@@ -1,8 +1,8 @@
 """The buddy system: free memory in aligned blocks of 2**order pages (2.6.23 mm/page_alloc.c: __rmqueue, __free_one_page).
 
 Interface
-    * :func:`seed_zone` at boot, :func:`rmqueue` and :func:`free_one_page` afterwards. All speak of pfns; a ``struct page`` comes from the
-      page allocator.
+    * :func:`seed_zone` at boot, :func:`rmqueue` and :func:`free_one_page` afterwards. All speak of pfns; the page allocator makes
+      the ``struct page``.
 
 Rules of this file
     * A block is free when its pfn is in ``zone.free_area[order]``; PG_buddy is never set.

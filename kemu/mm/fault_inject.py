@@ -4,8 +4,8 @@ Interface: ``page_alloc.fail_page_alloc = FailPageAlloc(kernel, probability=10, 
 
 Rules of this file
     * Dice come from the machine's own seed: the same run fails at the same places.
-    * As in the kernel, by default only requests that cannot wait, have no highmem and are of order 1 and more can fail; the patch 17
-      scenario wants ``ignore_gfp_wait=False, min_order=0``.
+    * As in the kernel, by default only requests that cannot wait, have no highmem and are of order 1 and more can fail; the
+      scenario of patch 17 wants ``ignore_gfp_wait=False, min_order=0``.
     * A failed request returns NULL at once: no reclaim, no warning.
 """
 

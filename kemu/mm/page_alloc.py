@@ -268,17 +268,18 @@ class PageAllocator(AllocFlags, PageLists):
             return False
         return order <= PAGE_ALLOC_COSTLY_ORDER or gfp & (_GFP_REPEAT | _GFP_NOFAIL) != 0
 
-    def _nopage(self, gfp: gfp_t, order: int, alloc_flags: alloc_flags_t) -> None:
-        """Say that there is no page (step 10)."""
+    def _nopage(self, gfp: gfp_t, order: int, alloc_flags: alloc_flags_t) -> Page | None:
+        """Say that there is no page, and return NULL (step 10)."""
         self.vmstat.alloc_failed += 1
         if gfp & _GFP_NOWARN:
-            return
+            return None
         task = self.sched.current
         text = f"{task.comm}: page allocation failure. order:{order}, mode:0x{gfp:x}"
         if self.patched.emergency_pool:  # [p08]
             shown = alloc_flags if self.patched.gfp_to_alloc_flags else alloc_flags_2623(alloc_flags)  # [p01]
             text += f", alloc_flags:0x{shown:x}, pflags:0x{task.flags:x}"
         self.kernel.printk.ratelimited("page_alloc", text)
+        return None
 
     # Marks and the emergency pool
 
