@@ -47,7 +47,9 @@ def test_highmem_keeps_its_distance_for_reclaim():
     assert w.zone_marks(1024, 225280, 3776, highmem=True).pages_min == 32
 
 
-@pytest.mark.parametrize("point", [point for point in SWEEP if "scale" in point], ids=lambda p: f"{p['min_free_kbytes']}-{p['scale']}")
+@pytest.mark.parametrize(
+    "point", [point for point in SWEEP if "scale" in point], ids=lambda p: f"{p['min_free_kbytes']}-{p['scale']}"
+)
 def test_marks_agree_with_what_a_6_1_kernel_printed(point):
     """The shape of the formula is the same; only the distance between marks has a sysctl of its own there."""
     lowmem = sum(zone["managed"] for zone in point["zones"])
