@@ -1,0 +1,278 @@
+"""Page faults, and the memory of processes (2.6.23 mm/memory.c, mm/mmap.c).
+
+Interface
+    * ``write_page(task, vpn, data)``, ``read_page(task, vpn)``: what user code does; they fault as often as they must.
+    * ``mm_alloc(task)``, ``do_brk(task, pages)``, ``exit_mmap(task)``; ``handle_mm_fault(mm, vpn, write)``.
+
+Rules of this file
+    * Anonymous memory only, one page table entry per page, no fork: so a write needs a copy never, and a page that comes back from
+      swap stays in the swap cache with its slot until the area is half full.
+    * A write to a page of the swap cache sets the entry's dirty bit; unmapping hands it to the page. A page may be written while it
+      is under writeback: it goes out again later.
+    * Page tables take no memory here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from kemu.errors import KernelBug
+from kemu.kernel import costs
+from kemu.kernel.core import Kernel
+from kemu.kernel.errno import ENOMEM
+from kemu.kernel.task import Task
+from kemu.mm.gfp import _GFP_ZERO, GFP_HIGHUSER_MOVABLE
+from kemu.mm.page import ZERO_PAGE, Page, PG_active, PG_dirty, PG_lru, PG_swapcache, PG_uptodate, PG_writeback
+from kemu.mm.rmap import PTE_BITS, MmStruct, PTE_dirty, PTE_write, PTE_young, SwapPte, page_add_anon_rmap
+from kemu.mm.shadow import Shadow
+from kemu.mm.swap_state import SwapState
+from kemu.mm.swapfile import Swapfile
+from kemu.mm.swapops import swp_entry_t
+from kemu.mm.unuse import Unuse
+
+VM_FAULT_OOM: Final = 0x01
+VM_FAULT_SIGBUS: Final = 0x02
+VM_FAULT_MAJOR: Final = 0x04
+VM_FAULT_SIGSEGV: Final = 0x40
+VM_FAULT_ERROR: Final = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
+
+OVERCOMMIT_GUESS: Final = 0
+OVERCOMMIT_ALWAYS: Final = 1
+
+
+class Memory:
+    """The processes' side of a machine's memory.
+
+    :param swap_state: where pages come back from.
+    :param swapfile: is handed the walk that empties an area.
+    :param shadow: knows what each page should hold.
+    :ivar mms: every process's memory, by its number.
+    :ivar last_error: VM_FAULT_* of the last read_page() that returned None.
+    """
+
+    def __init__(self, kernel: Kernel, swap_state: SwapState, swapfile: Swapfile, shadow: Shadow) -> None:
+        self.kernel = kernel
+        self.sched = kernel.sched
+        self.swap_state = swap_state
+        self.swapfile = swapfile
+        self.filemap = swap_state.filemap
+        self.lru = swap_state.lru
+        self.page_alloc = swap_state.page_alloc
+        self.vmstat = swap_state.vmstat
+        self.shadow = shadow
+        self.mms: dict[int, MmStruct] = {}
+        self.overcommit_memory = OVERCOMMIT_GUESS
+        self.last_error = 0
+        self._next_id = 1
+        self._judge = kernel.judge
+        swapfile.unuse = Unuse(kernel, swap_state, self.mms, shadow, self.vm_enough_memory)
+
+    # -- user code ---------------------------------------------------------------------------------------------------------------
+
+    def write_page(self, task: Task, vpn: int, data: bytes) -> int:
+        """Replace the contents of a page; return 0 or VM_FAULT_* that user code does not survive."""
+        mm: MmStruct = task.mm
+        page = mm.ptes.get(vpn)
+        while page.__class__ is not Page or not page.flags & PTE_write:  # type: ignore[union-attr]  # it is a Page
+            error = self.handle_mm_fault(mm, vpn, True)
+            if error & VM_FAULT_ERROR:
+                return error & VM_FAULT_ERROR
+            page = mm.ptes.get(vpn)
+        page.flags |= PTE_young | PTE_dirty  # type: ignore[union-attr]  # it is a Page
+        page.contents = data  # type: ignore[union-attr]  # it is a Page
+        self.shadow.record(mm.mm_id, vpn, data)
+        return 0
+
+    def read_page(self, task: Task, vpn: int) -> bytes | None:
+        """Return the contents of a page, or None where user code does not survive reading it."""
+        mm: MmStruct = task.mm
+        page = mm.ptes.get(vpn)
+        while page.__class__ is not Page:
+            error = self.handle_mm_fault(mm, vpn, False) & VM_FAULT_ERROR
+            if error:
+                self.last_error = error
+                return None
+            page = mm.ptes.get(vpn)
+        page.flags |= PTE_young  # type: ignore[union-attr]  # it is a Page
+        data: bytes = page.contents  # type: ignore[union-attr,assignment]  # user pages have contents
+        self.shadow.verify(mm.mm_id, vpn, data, "read by user code")
+        return data
+
+    # -- faults ------------------------------------------------------------------------------------------------------------------
+
+    def handle_mm_fault(self, mm: MmStruct, vpn: int, write: bool) -> int:
+        """Make a page present, and writable if it is to be written; return VM_FAULT_*. The access is tried again afterwards."""
+        self.vmstat.pgfault += 1
+        self.sched.spend(costs.PAGE_FAULT)
+        pte = mm.ptes.get(vpn)
+        if pte is None:
+            result = self._do_anonymous_page(mm, vpn)
+        elif isinstance(pte, SwapPte):
+            result = self._do_swap_page(mm, vpn, pte, write)
+        else:
+            result = self._do_wp_page(mm, vpn, pte) if write else 0
+        if result & VM_FAULT_MAJOR:
+            mm.maj_flt += 1
+        else:
+            mm.min_flt += 1
+        if not result & VM_FAULT_ERROR:
+            self._judge.progress()
+        return result
+
+    def _do_anonymous_page(self, mm: MmStruct, vpn: int) -> int:
+        """Give a page of zeros (do_anonymous_page())."""
+        if not 0 <= vpn < mm.total_vm:
+            return VM_FAULT_SIGSEGV
+        page = self.page_alloc.alloc_pages(GFP_HIGHUSER_MOVABLE | _GFP_ZERO, 0)
+        if page is None:
+            return VM_FAULT_OOM
+        page.contents = ZERO_PAGE
+        page.flags |= PG_uptodate | PTE_young | PTE_dirty | PTE_write
+        self._map(mm, vpn, page)
+        self.lru.lru_cache_add_active(page)
+        return 0
+
+    def _map(self, mm: MmStruct, vpn: int, page: Page) -> None:
+        """Put a page into the page table; its reference becomes the entry's."""
+        page_add_anon_rmap(page, mm, vpn)
+        mm.ptes[vpn] = page
+        mm.anon_rss += 1
+        self.vmstat.nr_anon_pages += 1
+
+    def _do_swap_page(self, mm: MmStruct, vpn: int, pte: SwapPte, write: bool) -> int:
+        """Bring a page back from the swap cache or its slot (do_swap_page())."""
+        entry = pte.entry
+        result = 0
+        page = self.swap_state.lookup_swap_cache(entry)
+        if page is None:
+            self.swap_state.swapin_readahead(entry)
+            page = self.swap_state.read_swap_cache_async(entry)
+            if page is None:
+                return VM_FAULT_OOM if mm.ptes.get(vpn) is pte else 0
+            result = VM_FAULT_MAJOR
+            self.vmstat.pgmajfault += 1
+        self.lru.mark_page_accessed(page)
+        self.filemap.lock_page(page)
+        if mm.ptes.get(vpn) is not pte or not page.flags & PG_uptodate:
+            if mm.ptes.get(vpn) is pte:
+                result |= VM_FAULT_SIGBUS
+            self.filemap.unlock_page(page)
+            self.lru.put_page(page)
+            return result
+        self._map_swapped_in(mm, vpn, page, entry, write)
+        self.filemap.unlock_page(page)
+        return result
+
+    def _map_swapped_in(self, mm: MmStruct, vpn: int, page: Page, entry: swp_entry_t, write: bool) -> None:
+        """Map a locked, uptodate page of the swap cache in place of its entry."""
+        self.shadow.verify_swapped_in(mm, vpn, page, entry)
+        page.flags |= PTE_young
+        if write and self.swap_state.can_share_swap_page(page):
+            page.flags |= PTE_dirty | PTE_write
+        self._map(mm, vpn, page)
+        self.swap_state.areas.swap_free(entry)
+        if self.swap_state.areas.vm_swap_full():
+            self.swap_state.remove_exclusive_swap_page(page)
+
+    def _do_wp_page(self, mm: MmStruct, vpn: int, page: Page) -> int:
+        """Let a present page be written: it has no other user, so never by a copy (do_wp_page())."""
+        page.count += 1
+        self.filemap.lock_page(page)
+        if mm.ptes.get(vpn) is page and self.swap_state.can_share_swap_page(page):
+            page.flags |= PTE_young | PTE_dirty | PTE_write
+        self.filemap.unlock_page(page)
+        self.lru.put_page(page)
+        return 0
+
+    # -- address spaces ----------------------------------------------------------------------------------------------------------
+
+    def mm_alloc(self, task: Task) -> MmStruct:
+        """Give a task memory of its own, empty."""
+        mm = MmStruct(self._next_id, task)
+        self._next_id += 1
+        self.mms[mm.mm_id] = mm
+        task.mm = mm
+        return mm
+
+    def do_brk(self, task: Task, pages: int) -> int:
+        """Let a process touch ``pages`` more pages; -ENOMEM where the kernel does not believe that it can give them (do_brk())."""
+        if not self.vm_enough_memory(pages, admin=task.uid == 0):
+            return -ENOMEM
+        task.mm.total_vm += pages
+        return 0
+
+    def vm_enough_memory(self, pages: int, *, admin: bool = True) -> bool:
+        """Guess whether so many more pages can ever be had (__vm_enough_memory(), overcommit mode 0)."""
+        if self.overcommit_memory == OVERCOMMIT_ALWAYS:
+            return True
+        vmstat = self.vmstat
+        free = vmstat.nr_file_pages + self.swapfile.nr_swap_pages + vmstat.nr_slab_reclaimable
+        if not admin:
+            free -= free // 32
+        if free > pages:
+            return True
+        left = self.page_alloc.nr_free_pages() - self.page_alloc.totalreserve_pages
+        if left <= 0:
+            return False
+        if not admin:
+            left -= left // 32
+        return free + left > pages
+
+    def exit_mmap(self, task: Task) -> None:
+        """Free all memory of a process: pages, slots, shadow (exit_mmap(), zap_pte_range())."""
+        mm: MmStruct | None = task.mm
+        if mm is None:
+            return
+        while mm.ptes:
+            vpn, pte = mm.ptes.popitem()
+            if isinstance(pte, SwapPte):
+                self.swap_state.free_swap_and_cache(pte.entry)
+            else:
+                self._zap_page(mm, pte)
+            if not vpn & 31:
+                self.sched.spend(costs.FREE_PAGE * 32)
+        task.mm = None
+        del self.mms[mm.mm_id]
+        self.shadow.forget(mm.mm_id)
+
+    def _zap_page(self, mm: MmStruct, page: Page) -> None:
+        """Unmap a page of a process that leaves; its slot goes too if it is not on its way out (free_page_and_swap_cache())."""
+        page.flags &= ~PTE_BITS
+        page.mapcount = 0
+        mm.anon_rss -= 1
+        self.vmstat.nr_anon_pages -= 1
+        if page.flags & PG_swapcache and self.filemap.trylock_page(page):
+            self.swap_state.remove_exclusive_swap_page(page)
+            self.filemap.unlock_page(page)
+        self.lru.put_page(page)
+
+    # -- looking on --------------------------------------------------------------------------------------------------------------
+
+    def cached_contents(self, entry: swp_entry_t) -> bytes | None:
+        """Return what the swap cache holds for an entry, or None; no reference is taken. For the audit."""
+        page: Page | None = self.swap_state.page_tree.lookup(entry)
+        if page is None or not page.flags & (PG_uptodate | PG_writeback | PG_dirty):
+            return None
+        return page.contents
+
+    def check(self, mms: Iterable[MmStruct] | None = None) -> None:
+        """Assert that page tables, pages and counters agree."""
+        rss = 0
+        for mm in self.mms.values() if mms is None else mms:
+            present = 0
+            for vpn, pte in mm.ptes.items():
+                if isinstance(pte, SwapPte):
+                    if not self.swapfile.swap_count(pte.entry):
+                        raise KernelBug(f"page {vpn} of {mm!r} is in a free slot {pte.entry:#x}")
+                    continue
+                present += 1
+                if pte.mapcount != 1 or pte.mapping is not mm.anon_vma or pte.word_d != vpn or pte.count < 1:
+                    raise KernelBug(f"page {vpn} of {mm!r} does not know that it is mapped there", state=pte)
+                if pte.flags & PG_active and not pte.flags & PG_lru and pte.count < 2:
+                    raise KernelBug(f"page {vpn} of {mm!r} is active but on no list and nobody has isolated it", state=pte)
+            if present != mm.anon_rss:
+                raise KernelBug(f"{present} pages of {mm!r} are present")
+            rss += present
+        if mms is None and rss != self.vmstat.nr_anon_pages:
+            raise KernelBug(f"{rss} anonymous pages are mapped, but vmstat counts {self.vmstat.nr_anon_pages}")

@@ -1,0 +1,129 @@
+"""Processes: tasks with memory that run a program (what execve(), a user's loop and do_exit() are in a kernel).
+
+Interface
+    * :class:`Processes`: ``spawn(comm, program, uid=0)`` -> Task; ``kill(task)``; ``running``.
+    * :class:`Program`: ``step()`` returns what to do next, or None to exit:
+      ("write", vpn, bytes), ("read", vpn), ("sleep", jiffies or None for ever), ("grow", pages).
+
+Rules of this file
+    * A program is data with a cursor: an object that can be written down between two steps, never a closure.
+    * A step that was interrupted by a signal does not come again: the process is dead.
+    * Between two steps the task is in user code: signals are looked at there, and the CPU may go to somebody else.
+    * A process that the kernel cannot serve dies as there: SIGKILL (no memory), SIGBUS (its page cannot be read), SIGSEGV. One
+      whose brk() is refused exits with ENOMEM.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from kemu.errors import ConfigError
+from kemu.kernel import costs
+from kemu.kernel.errno import ENOMEM
+from kemu.kernel.task import PF_EXITING, Task
+from kemu.mm.memory import VM_FAULT_OOM, VM_FAULT_SIGBUS, Memory
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+
+SIGBUS: Final = 7
+SIGKILL: Final = 9
+SIGSEGV: Final = 11
+
+Step = tuple[Any, ...]
+
+
+class Program(Protocol):
+    """What a process runs."""
+
+    def step(self) -> Step | None:
+        """Return the next step, None at the end."""
+
+
+class Processes:
+    """The user side of a machine.
+
+    :param memory: gives each process its address space.
+    """
+
+    def __init__(self, kernel: Kernel, memory: Memory) -> None:
+        self.kernel = kernel
+        self.sched = kernel.sched
+        self.memory = memory
+        self._judge = kernel.judge
+
+    def spawn(self, comm: str, program: Program, *, uid: int = 0) -> Task:
+        """Start a process; its memory begins empty, ("grow", n) gives it pages that it may touch."""
+        task = self.sched.spawn(comm, lambda: self._main(program), uid=uid)
+        task.data["program"] = program
+        self.memory.mm_alloc(task)
+        return task
+
+    @property
+    def running(self) -> list[Task]:
+        """The processes that are alive, by pid."""
+        return [task for task in self.sched.tasks.values() if task.mm is not None and not task.flags & PF_EXITING]
+
+    def kill(self, task: Task) -> None:
+        """Send SIGKILL."""
+        self.sched.send_sigkill(task)
+
+    def _main(self, program: Program) -> None:
+        """Run a program to its end, or to the process's."""
+        sched = self.sched
+        memory = self.memory
+        task = sched.current
+        step_cost = costs.COPY_PAGE
+        code = 0
+        while not code:
+            if task.killed:
+                code = 128 + SIGKILL
+                break
+            step = program.step()
+            if step is None:
+                break
+            kind = step[0]
+            if kind == "write":
+                sched.spend(step_cost)
+                task.utime_ns += step_cost
+                fault = memory.write_page(task, step[1], step[2])
+                if fault:
+                    code = self._died_of(task, fault)
+            elif kind == "read":
+                sched.spend(step_cost)
+                task.utime_ns += step_cost
+                if memory.read_page(task, step[1]) is None:
+                    code = self._died_of(task, memory.last_error)
+            else:
+                code = self._syscall(task, step)
+            sched.return_to_user()
+        self._exit(task, code)
+
+    def _syscall(self, task: Task, step: Step) -> int:
+        """Do what is not an access; return an exit code, 0 to go on."""
+        self.sched.spend(costs.SYSCALL)
+        if step[0] == "grow":
+            return -self.memory.do_brk(task, step[1])
+        if step[0] == "sleep":
+            self.sched.schedule_timeout_interruptible(step[1], ("sleep", None))
+            return 0
+        raise ConfigError(f"program of {task.comm}: step {step[0]!r} is not known; there are write, read, sleep, grow")
+
+    def _died_of(self, task: Task, fault: int) -> int:
+        """Say why a process dies of a fault; return its exit code."""
+        if task.killed:
+            return 128 + SIGKILL
+        if fault & VM_FAULT_OOM:
+            self.kernel.printk(f"VM: killing process {task.comm}", level="err")
+            return 128 + SIGKILL
+        return 128 + (SIGBUS if fault & VM_FAULT_SIGBUS else SIGSEGV)
+
+    def _exit(self, task: Task, code: int) -> None:
+        """Leave: memory first (do_exit())."""
+        task.flags |= PF_EXITING
+        self.memory.exit_mmap(task)
+        task.exit_code = code
+        self._judge.progress()
+
+
+EXIT_ENOMEM: Final = ENOMEM  # what a process whose brk() was refused exits with

@@ -1,0 +1,126 @@
+"""From a page to the page table entry that maps it (2.6.23 mm/rmap.c), and what such an entry remembers.
+
+Interface
+    * :class:`MmStruct`, one address space of a process; :class:`SwapPte`, an entry whose page is in swap.
+    * :class:`AnonVma`, what ``page.mapping`` of an anonymous page points to.
+    * ``page_add_anon_rmap``, ``page_referenced``; SWAP_* answers of try_to_unmap() (it is in shrink_list.py's Rmap).
+
+Rules of this file
+    * An anonymous page is mapped by at most one entry: there is no fork. So the entry's bits live in ``page.flags``, above those of
+      the kernel: PTE_young, PTE_dirty, PTE_write; they are clear whenever ``mapcount`` is 0.
+    * ``page.mapping`` stays the AnonVma while the page is in the swap cache, and word D stays the virtual page number. Who takes
+      that pointer for an address space has an oops (patches 26 and 28).
+    * Left out: mapped files, nonlinear mappings, page tables as memory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
+
+from kemu.errors import KernelBug
+from kemu.mm.page import Page, PG_active, PG_referenced, PG_swapcache
+from kemu.mm.swapops import swp_entry_t
+
+if TYPE_CHECKING:
+    from kemu.kernel.task import Task
+
+PTE_young: Final = 1 << 32
+PTE_dirty: Final = 1 << 33
+PTE_write: Final = 1 << 34
+PTE_BITS: Final = PTE_young | PTE_dirty | PTE_write
+
+
+class SwapPte:
+    """A page table entry that is not present: the page is in slot ``entry``."""
+
+    __slots__ = ("entry",)
+
+    def __init__(self, entry: swp_entry_t) -> None:
+        self.entry = entry
+
+    def __repr__(self) -> str:
+        """Show the entry as it would stand in the table."""
+        return f"<SwapPte {self.entry:#x}>"
+
+
+class MmStruct:
+    """``struct mm_struct``: the memory of one process.
+
+    :ivar ptes: virtual page number -> the Page, or a SwapPte; absent: never touched.
+    :ivar total_vm: pages that the process may touch (brk).
+    :ivar mm_id: its number, for the shadow.
+    """
+
+    __slots__ = ("anon_rss", "anon_vma", "maj_flt", "min_flt", "mm_id", "owner", "ptes", "total_vm")
+
+    def __init__(self, mm_id: int, owner: Task) -> None:
+        self.mm_id = mm_id
+        self.owner = owner
+        self.ptes: dict[int, Page | SwapPte] = {}
+        self.total_vm = 0
+        self.anon_rss = 0
+        self.min_flt = 0
+        self.maj_flt = 0
+        self.anon_vma = AnonVma(self)
+
+    def __repr__(self) -> str:
+        """Name the process."""
+        return f"<MmStruct {self.mm_id} of {self.owner.comm}: total_vm {self.total_vm}, rss {self.anon_rss}>"
+
+
+class AnonVma:
+    """``struct anon_vma``: tells whose page it is. In C a pointer to it has bit 0 set; here ``is_anon`` is that bit."""
+
+    __slots__ = ("mm",)
+
+    is_anon: ClassVar[bool] = True
+
+    def __init__(self, mm: MmStruct) -> None:
+        self.mm = mm
+
+    def _oops(self, field: str) -> NoReturn:
+        raise KernelBug(f"unable to handle kernel paging request: mapping->{field} of an anonymous page", state=self)
+
+    @property
+    def host(self) -> NoReturn:
+        """Oops: this is no address space."""
+        self._oops("host")
+
+    @property
+    def a_ops(self) -> NoReturn:
+        """Oops: this is no address space."""
+        self._oops("a_ops")
+
+    @property
+    def backing_dev_info(self) -> NoReturn:
+        """Oops: this is no address space."""
+        self._oops("backing_dev_info")
+
+
+def page_add_anon_rmap(page: Page, mm: MmStruct, vpn: int) -> None:
+    """Say that ``mm`` maps the page at ``vpn``."""
+    if page.mapcount:
+        raise KernelBug("an anonymous page is mapped twice", state=page)
+    page.mapping = mm.anon_vma
+    page.word_d = vpn
+    page.mapcount = 1
+
+
+def page_referenced(page: Page) -> bool:
+    """Tell whether the page was used since somebody last asked, and forget it (page_referenced())."""
+    flags = page.flags
+    page.flags = flags & ~(PG_referenced | PTE_young)
+    return bool(flags & (PG_referenced | PTE_young))
+
+
+def page_mapping_inuse(page: Page) -> bool:
+    """Tell whether it would hurt a process if the page went (page_mapping_inuse())."""
+    return bool(page.mapcount or page.flags & PG_swapcache)
+
+
+def check_unmapped(page: Page) -> None:
+    """Assert that a page without a mapping entry keeps no bits of one."""
+    if not page.mapcount and page.flags & PTE_BITS:
+        raise KernelBug("an unmapped page keeps bits of its page table entry", state=page)
+    if page.flags & PG_active and page.count < 1:
+        raise KernelBug("a free page is active", state=page)

@@ -1,0 +1,284 @@
+"""Reclaim: finding pages that can go (2.6.23 mm/vmscan.c; -mm1's order of test and sleep in the throttle).
+
+Interface
+    * :class:`Reclaim`: what the page allocator calls back: ``try_to_free_pages``, ``wakeup_kswapd``, ``out_of_memory``,
+      ``congestion_wait``; and ``shrink_zone``, ``register_shrinker``.
+
+Rules of this file
+    * Priority goes from 12 to 0; a pass looks at (list >> priority) + 1 pages of each list, but only when that has added up to 32.
+    * Pages are isolated in clusters of 32: off the list, one more reference, looked at, put back. The cost is per page looked at.
+    * Direct reclaim succeeds when 32 pages went in all, or when kswapd has not given up all zones yet. Only kswapd gives up a zone
+      (kswapd.py); so as long as kswapd sleeps in the throttle, nobody is killed for memory.
+    * Left out: lumpy reclaim (clusters of neighbours for large orders), zone_reclaim, swap token, memory controllers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from kemu.kernel import costs
+from kemu.kernel.sysctl import minmax_conv
+from kemu.kernel.task import PF_KSWAPD
+from kemu.kernel.timer import HZ
+from kemu.mm.backing_dev import WRITE, Congestion
+from kemu.mm.gfp import PAGE_ALLOC_COSTLY_ORDER, gfp_t
+from kemu.mm.kswapd import Kswapd
+from kemu.mm.mmzone import Zone
+from kemu.mm.page import Page, PG_active, PG_lru
+from kemu.mm.page_writeback import VmWriteout
+from kemu.mm.rmap import page_referenced
+from kemu.mm.shrink_list import SWAP_CLUSTER_MAX, ScanControl, ShrinkList
+from kemu.mm.shrink_slab import ShrinkSlab
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.mm.oom_kill import OomKiller
+    from kemu.mm.swap_state import SwapState
+
+DEF_PRIORITY: Final = 12
+
+
+class Reclaim:
+    """Page reclaim of one machine.
+
+    :param swap_state: where anonymous pages go.
+    :ivar oom: handed over by the OOM killer; None: nobody is killed, the allocation is tried again.
+    :ivar kswapd: the node's daemon; :meth:`start` starts it.
+    """
+
+    def __init__(self, kernel: Kernel, swap_state: SwapState, congestion: Congestion) -> None:
+        self.kernel = kernel
+        self.sched = kernel.sched
+        self.filemap = swap_state.filemap
+        self.lru = swap_state.lru
+        self.page_alloc = swap_state.page_alloc
+        self.vmstat = swap_state.vmstat
+        self.areas = swap_state.areas
+        self.congestion = congestion
+        self.shrink_list = ShrinkList(kernel, self.filemap, swap_state)
+        self.shrink_slab = ShrinkSlab(kernel, self.vmstat)
+        self.register_shrinker = self.shrink_slab.register_shrinker
+        self.writeout = VmWriteout(kernel, self.page_alloc, congestion)
+        self.throttle_vm_writeout = self.writeout.throttle_vm_writeout
+        self.kswapd = Kswapd(kernel, self)
+        self.oom: OomKiller | None = None
+        self.swappiness = 60
+        self.wakeup_pdflush: Callable[[int], None] | None = None
+        self._tp_begin = kernel.trace.point("vmscan:mm_vmscan_direct_reclaim_begin", ("order", "may_writepage", "gfp_flags"))
+        self._tp_end = kernel.trace.point("vmscan:mm_vmscan_direct_reclaim_end", ("nr_reclaimed",))
+        kernel.sysctl.register("vm.swappiness", lambda: self.swappiness, self._set_swappiness, conv=minmax_conv(0, 100))
+        self.page_alloc.reclaim = self
+
+    def start(self) -> None:
+        """Start kswapd (kswapd_init())."""
+        self.kswapd.start()
+
+    def _set_swappiness(self, value: int) -> None:
+        self.swappiness = value
+
+    # -- what the page allocator calls --------------------------------------------------------------------------------------------
+
+    def try_to_free_pages(self, zones: Sequence[Zone], order: int, gfp: gfp_t) -> int:
+        """Reclaim on behalf of the caller, who is PF_MEMALLOC now; 1 for progress, 0 for none (try_to_free_pages())."""
+        sc = ScanControl(gfp, order, swappiness=self.swappiness)
+        if self._tp_begin.enabled:
+            self._tp_begin(order, int(sc.may_writepage), gfp)
+        lru_pages = sum(len(zone.active) + len(zone.inactive) for zone in zones)
+        reclaim_state = self.sched.current.reclaim_state
+        total_scanned = nr_reclaimed = 0
+        progress = 0
+        priority = DEF_PRIORITY
+        while priority >= 0:
+            sc.nr_scanned = 0
+            nr_reclaimed += self._shrink_zones(priority, zones, sc)
+            self.shrink_slab(sc.nr_scanned, gfp, lru_pages)
+            if reclaim_state is not None:
+                nr_reclaimed += reclaim_state.reclaimed_slab
+                reclaim_state.reclaimed_slab = 0
+            total_scanned += sc.nr_scanned
+            if nr_reclaimed >= SWAP_CLUSTER_MAX:
+                progress = 1
+                break
+            if total_scanned > SWAP_CLUSTER_MAX + SWAP_CLUSTER_MAX // 2 and self.wakeup_pdflush is not None:
+                self.wakeup_pdflush(total_scanned)
+            if sc.nr_scanned and priority < DEF_PRIORITY - 2:
+                self.congestion_wait(HZ // 10)
+            priority -= 1
+        if not sc.all_unreclaimable:
+            progress = 1  # kswapd has not given up yet
+        for zone in zones:
+            zone.prev_priority = max(priority, 0)
+        if self._tp_end.enabled:
+            self._tp_end(nr_reclaimed)
+        return progress
+
+    def wakeup_kswapd(self, zone: Zone, order: int) -> None:
+        """Let kswapd run if the zone is below pages_low."""
+        self.kswapd.wakeup_kswapd(zone, order)
+
+    def out_of_memory(self, zonelist: Sequence[Zone], gfp: gfp_t, order: int) -> None:
+        """Kill a process; without an OOM killer wait a tick."""
+        if self.oom is not None:
+            self.oom.out_of_memory(zonelist, gfp, order)
+        else:
+            self.sched.schedule_timeout(1, ("memory", self.page_alloc))
+
+    def congestion_wait(self, jiffies: int) -> None:
+        """Nap, as one that waits for memory."""
+        self.congestion.congestion_wait(WRITE, jiffies, ("memory", self.page_alloc))
+
+    # -- zones --------------------------------------------------------------------------------------------------------------------
+
+    def _shrink_zones(self, priority: int, zones: Sequence[Zone], sc: ScanControl) -> int:
+        """One pass of direct reclaim over the zones that could serve the request (shrink_zones())."""
+        sc.all_unreclaimable = True
+        nr_reclaimed = 0
+        for zone in zones:
+            if not zone.present_pages:
+                continue
+            self.note_zone_scanning_priority(zone, priority)
+            if zone.all_unreclaimable and priority != DEF_PRIORITY:
+                continue
+            sc.all_unreclaimable = False
+            nr_reclaimed += self.shrink_zone(priority, zone, sc)
+        return nr_reclaimed
+
+    def note_zone_scanning_priority(self, zone: Zone, priority: int) -> None:
+        """Remember how hard the zone was scanned; shrink_active_list() turns it into distress."""
+        zone.prev_priority = min(zone.prev_priority, priority)
+
+    def shrink_zone(self, priority: int, zone: Zone, sc: ScanControl) -> int:
+        """Scan both lists of a zone as far as the priority says; return how many pages went (shrink_zone())."""
+        cluster = sc.swap_cluster_max
+        zone.nr_scan_active += (len(zone.active) >> priority) + 1
+        nr_active = zone.nr_scan_active
+        if nr_active >= cluster:
+            zone.nr_scan_active = 0
+        else:
+            nr_active = 0
+        zone.nr_scan_inactive += (len(zone.inactive) >> priority) + 1
+        nr_inactive = zone.nr_scan_inactive
+        if nr_inactive >= cluster:
+            zone.nr_scan_inactive = 0
+        else:
+            nr_inactive = 0
+        nr_reclaimed = 0
+        while nr_active or nr_inactive:
+            if nr_active:
+                nr_to_scan = min(nr_active, cluster)
+                nr_active -= nr_to_scan
+                self._shrink_active_list(nr_to_scan, zone, sc, priority)
+            if nr_inactive:
+                nr_to_scan = min(nr_inactive, cluster)
+                nr_inactive -= nr_to_scan
+                nr_reclaimed += self._shrink_inactive_list(nr_to_scan, zone, sc)
+        self.throttle_vm_writeout(sc.gfp_mask)
+        return nr_reclaimed
+
+    # -- lists --------------------------------------------------------------------------------------------------------------------
+
+    def _isolate(self, zone: Zone, active: bool, nr_to_scan: int) -> list[Page]:
+        """Take pages off the old end of a list, with a reference each (isolate_lru_pages())."""
+        pages = zone.active if active else zone.inactive
+        taken = []
+        for _ in range(min(nr_to_scan, len(pages))):
+            page = pages.popitem(last=False)[0]
+            page.flags &= ~PG_lru
+            page.count += 1
+            taken.append(page)
+        if active:
+            self.vmstat.nr_active -= len(taken)
+        else:
+            self.vmstat.nr_inactive -= len(taken)
+        zone.pages_scanned += len(taken)
+        return taken
+
+    def _put_back(self, pages: Sequence[Page]) -> None:
+        """Put isolated pages to the new end of the list that PG_active says, and drop the isolator's reference."""
+        vmstat = self.vmstat
+        put_page = self.page_alloc.put_page
+        nr_active = 0
+        for page in pages:
+            page.flags |= PG_lru
+            if page.flags & PG_active:
+                page.zone.active[page] = None
+                nr_active += 1
+            else:
+                page.zone.inactive[page] = None
+        vmstat.nr_active += nr_active
+        vmstat.nr_inactive += len(pages) - nr_active
+        for page in pages:
+            if page.count > 1:
+                page.count -= 1
+            else:
+                put_page(page)  # its owner has let go of it meanwhile
+
+    def _shrink_inactive_list(self, max_scan: int, zone: Zone, sc: ScanControl) -> int:
+        """Try to free pages from the old end of the inactive list (shrink_inactive_list())."""
+        vmstat = self.vmstat
+        kswapd = self.sched.current.flags & PF_KSWAPD
+        nr_scanned = nr_reclaimed = 0
+        while nr_scanned < max_scan:
+            pages = self._isolate(zone, False, sc.swap_cluster_max)
+            nr_scanned += len(pages)
+            nr_freed, rest = self.shrink_list.shrink_page_list(pages, sc)
+            if rest and not kswapd and sc.order > PAGE_ALLOC_COSTLY_ORDER:
+                # somebody wants a large block: wait for the writes, and for pages that have just become active too
+                self.congestion_wait(HZ // 10)
+                for page in rest:
+                    page.flags &= ~PG_active
+                more, rest = self.shrink_list.shrink_page_list(rest, sc, sync=True)
+                nr_freed += more
+            if kswapd:
+                vmstat.pgscan_kswapd += len(pages)
+            else:
+                vmstat.pgscan_direct += len(pages)
+            vmstat.pgsteal += nr_freed
+            nr_reclaimed += nr_freed
+            self._put_back(rest)
+            if not pages:
+                break
+        return nr_reclaimed
+
+    def _shrink_active_list(self, nr_pages: int, zone: Zone, sc: ScanControl, priority: int) -> None:
+        """Move pages that were not used from the old end of the active list to the inactive list (shrink_active_list())."""
+        sched = self.sched
+        reclaim_mapped = sc.may_swap and self._reclaim_mapped(zone, sc, priority)
+        no_swap = not self.areas.total_swap_pages
+        pages = self._isolate(zone, True, nr_pages)
+        for page in pages:
+            sched.cond_resched()
+            sched.spend(costs.SCAN_PAGE)
+            if page.mapcount:
+                anon = page.mapping is not None and page.mapping.is_anon
+                if not reclaim_mapped or (no_swap and anon) or page_referenced(page):
+                    continue
+            page.flags &= ~PG_active
+            self.vmstat.pgdeactivate += 1
+        self.vmstat.pgrefill += len(pages)
+        self._put_back(pages)
+
+    def _reclaim_mapped(self, zone: Zone, sc: ScanControl, priority: int) -> bool:
+        """Decide whether mapped pages may leave the active list: distress, share of mapped pages, swappiness, imbalance."""
+        active, inactive = len(zone.active), len(zone.inactive)
+        if zone.pages_scanned >= (active + inactive) * 3:
+            return True  # zone_is_near_oom()
+        distress = 100 >> min(zone.prev_priority, priority)
+        mapped_ratio = (self.vmstat.nr_file_mapped + self.vmstat.nr_anon_pages) * 100 // self.page_alloc.total_pages
+        imbalance = active // (inactive + 1) * (sc.swappiness + 1) // 100 * mapped_ratio // 100
+        return mapped_ratio // 2 + distress + sc.swappiness + imbalance >= 100
+
+    # -- for the judge ------------------------------------------------------------------------------------------------------------
+
+    def closed_probe(self) -> str | None:
+        """Say why memory can never come free by itself now, or None if something can still happen."""
+        floor = self.page_alloc.at_the_floor()
+        if floor is None:
+            return None
+        if self.writeout.over_limit():
+            return f"{floor}; {self.vmstat.nr_writeback} pages under writeback keep reclaim in throttle_vm_writeout()"
+        lists = [pages for zone in self.lru.zones for pages in (zone.inactive, zone.active)]
+        if any(self.shrink_list.may_go(page) for pages in lists for page in pages):
+            return None
+        return f"{floor}; no page can be reclaimed ({self.vmstat.nr_writeback} under writeback)"
