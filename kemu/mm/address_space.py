@@ -100,7 +100,7 @@ class AddressSpace:
     """``struct address_space``: the pages of one file, and how to read and write them."""
 
     host: Inode | None
-    a_ops: AddressSpaceOperations
+    a_ops: AddressSpaceOperations = attrs.field(repr=False)
     backing_dev_info: BackingDev | None = None
     page_tree: RadixTree | None = None
     nrpages: int = 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kemu.kernel import costs
 from kemu.kernel.task import PF_KSWAPD, PF_MEMALLOC, PF_SWAPWRITE, Task
 from kemu.kernel.timer import HZ
 from kemu.kernel.wait import WaitQueue
@@ -97,6 +98,7 @@ class Kswapd:
         zones = [zone for zone in self.page_alloc.zones if zone.present_pages]
         sc = ScanControl(GFP_KERNEL, order, swappiness=self.reclaim.swappiness)
         self.vmstat.pageoutrun += 1
+        self.sched.spend(costs.SCAN_PAGE)
         for zone in zones:
             zone.temp_priority = DEF_PRIORITY
         total_scanned = nr_reclaimed = 0

@@ -2,7 +2,7 @@
 
 Interface
     * ``write_page(task, vpn, data)``, ``read_page(task, vpn)``: what user code does; they fault as often as they must.
-    * ``mm_alloc(task)``, ``do_brk(task, pages)``, ``exit_mmap(task)``; ``handle_mm_fault(mm, vpn, write)``.
+    * ``mm_alloc(task)``, ``do_brk(task, pages)``, ``exit_mmap(task)``; ``handle_mm_fault(mm, vpn, write)``; ``audit(reader)``.
 
 Rules of this file
     * Anonymous memory only, one page table entry per page, no fork: so a write needs a copy never, and a page that comes back from
@@ -14,7 +14,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from kemu.errors import KernelBug
@@ -26,9 +26,10 @@ from kemu.mm.gfp import _GFP_ZERO, GFP_HIGHUSER_MOVABLE
 from kemu.mm.page import ZERO_PAGE, Page, PG_active, PG_dirty, PG_lru, PG_swapcache, PG_uptodate, PG_writeback
 from kemu.mm.rmap import PTE_BITS, MmStruct, PTE_dirty, PTE_write, PTE_young, SwapPte, page_add_anon_rmap
 from kemu.mm.shadow import Shadow
+from kemu.mm.swap_info import SwapInfo
 from kemu.mm.swap_state import SwapState
 from kemu.mm.swapfile import Swapfile
-from kemu.mm.swapops import swp_entry_t
+from kemu.mm.swapops import SWP_OFFSET_MASK, SWP_TYPE_SHIFT, swp_entry_t
 from kemu.mm.unuse import Unuse
 
 VM_FAULT_OOM: Final = 0x01
@@ -74,13 +75,13 @@ class Memory:
         """Replace the contents of a page; return 0 or VM_FAULT_* that user code does not survive."""
         mm: MmStruct = task.mm
         page = mm.ptes.get(vpn)
-        while page.__class__ is not Page or not page.flags & PTE_write:  # type: ignore[union-attr]  # it is a Page
+        while page.__class__ is not Page or not page.flags & PTE_write:
             error = self.handle_mm_fault(mm, vpn, True)
             if error & VM_FAULT_ERROR:
                 return error & VM_FAULT_ERROR
             page = mm.ptes.get(vpn)
-        page.flags |= PTE_young | PTE_dirty  # type: ignore[union-attr]  # it is a Page
-        page.contents = data  # type: ignore[union-attr]  # it is a Page
+        page.flags |= PTE_young | PTE_dirty
+        page.contents = data
         self.shadow.record(mm.mm_id, vpn, data)
         return 0
 
@@ -94,10 +95,9 @@ class Memory:
                 self.last_error = error
                 return None
             page = mm.ptes.get(vpn)
-        page.flags |= PTE_young  # type: ignore[union-attr]  # it is a Page
-        data: bytes = page.contents  # type: ignore[union-attr,assignment]  # user pages have contents
-        self.shadow.verify(mm.mm_id, vpn, data, "read by user code")
-        return data
+        page.flags |= PTE_young
+        self.shadow.verify(mm.mm_id, vpn, page.contents, "read by user code")
+        return page.contents
 
     # -- faults ------------------------------------------------------------------------------------------------------------------
 
@@ -249,12 +249,20 @@ class Memory:
 
     # -- looking on --------------------------------------------------------------------------------------------------------------
 
-    def cached_contents(self, entry: swp_entry_t) -> bytes | None:
-        """Return what the swap cache holds for an entry, or None; no reference is taken. For the audit."""
-        page: Page | None = self.swap_state.page_tree.lookup(entry)
-        if page is None or not page.flags & (PG_uptodate | PG_writeback | PG_dirty):
-            return None
-        return page.contents
+    def audit(self, reader: Callable[[SwapInfo, int], bytes | None]) -> tuple[int, int]:
+        """Compare every page of every process with its shadow; return how many were compared and how many were lost.
+
+        :param reader: (area, slot) -> what the device or the server holds; asked for pages that are in swap and not cached.
+        """
+
+        def contents(entry: swp_entry_t) -> bytes | None:
+            page: Page | None = self.swap_state.page_tree.lookup(entry)
+            if page is not None and page.flags & (PG_uptodate | PG_writeback | PG_dirty):
+                return page.contents
+            si = self.swapfile.areas[entry >> SWP_TYPE_SHIFT]
+            return None if si is None else reader(si, entry & SWP_OFFSET_MASK)
+
+        return self.shadow.audit(self.mms.values(), contents)
 
     def check(self, mms: Iterable[MmStruct] | None = None) -> None:
         """Assert that page tables, pages and counters agree."""

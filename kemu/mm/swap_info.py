@@ -198,7 +198,8 @@ class SwapAreas:
         if self.patched.swap_entry_methods:  # [p24]
             if not page.flags & PG_swapcache:
                 raise KernelBug("page_swap_info() of a page that is not in the swap cache", state=page)
-            si = self.areas[page.private >> SWP_TYPE_SHIFT]
+            kind: int = page.private >> SWP_TYPE_SHIFT
+            si = self.areas[kind]
         else:
             si = next((area for area in self.areas if area is not None), None)
         if si is None:

@@ -49,7 +49,7 @@ class SwapState:
         self.radix_nodes: RadixNodes = filemap.radix_nodes
         self.page_tree = RadixTree(GFP_ATOMIC | _GFP_NOWARN, self.radix_nodes)
         bdi = BackingDev(congestion, "swap", BDI_CAP_NO_ACCT_DIRTY | BDI_CAP_NO_WRITEBACK)
-        self.swapper_space = AddressSpace(None, None, bdi, self.page_tree)
+        self.swapper_space = AddressSpace(None, None, bdi, self.page_tree)  # type: ignore[arg-type]  # PageIo puts itself there
         filemap.swapper_space = self.swapper_space
         self.swap_readpage: Callable[[File | None, Page], int]
         self.total_swapcache_pages = 0

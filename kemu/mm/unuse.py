@@ -75,8 +75,8 @@ class Unuse:
         users = {}
         for mm in self.mms.values():
             for vpn, pte in mm.ptes.items():
-                if pte.__class__ is SwapPte and pte.entry >> SWP_TYPE_SHIFT == si.type:  # type: ignore[union-attr]  # it is a SwapPte
-                    users[pte.entry] = (mm, vpn)  # type: ignore[union-attr]  # as above
+                if pte.__class__ is SwapPte and pte.entry >> SWP_TYPE_SHIFT == si.type:
+                    users[pte.entry] = (mm, vpn)
         return users
 
     def _unuse_slot(self, si: SwapInfo, offset: int, users: Mapping[swp_entry_t, tuple[MmStruct, int]]) -> int:
