@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Protocol
 
 from kemu_lab.lackey import Touch
@@ -109,14 +108,12 @@ class FollowTrace:
 
 
 class SleepingReader:
-    """The owner of a socket: fill a little memory, sleep while it is swapped out, at the end read the memory and the socket."""
+    """The owner of a socket: fill a little memory, sleep while it is swapped out, and at the end read it again."""
 
-    def __init__(self, pages: int, contents: Contents, drain: Callable[[], None]) -> None:
+    def __init__(self, pages: int, contents: Contents) -> None:
         self.pages = pages
         self.contents = contents
-        self.drain = drain
         self.cursor = 0
-        self.asleep = False
 
     def step(self) -> Step | None:
         """Return the next step."""
@@ -127,11 +124,7 @@ class SleepingReader:
         if at <= self.pages:
             return ("write", at - 1, self.contents.page(at - 1, 1))
         if at == self.pages + 1:
-            self.asleep = True
             return ("sleep", None)
-        self.asleep = False
         if at <= 2 * self.pages + 1:
             return ("read", at - self.pages - 2)
-        if at == 2 * self.pages + 2:
-            return ("call", self.drain)
         return None

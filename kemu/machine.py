@@ -1,0 +1,166 @@
+"""Boot one machine from one frozen configuration (2.6.23 init/main.c: start_kernel(), as far as memory goes).
+
+Interface
+    * :class:`MachineConfig`: what to boot. :class:`Machine`: the booted one, a facade: its attributes are the subsystems.
+    * ``machine.check()`` asserts every invariant; ``machine.shutdown()`` ends its world; ``with Machine(config) as machine:``.
+
+Rules of this file
+    * Every part is built from what lies below it. The neighbours above that a part calls back are handed over in one place,
+      :meth:`Machine._hand_over`: the allocator its reclaim, reclaim its OOM killer, the swap cache its I/O. Network and NFS hand
+      over theirs in kemu_net/stack.py and kemu_nfs/mount.py.
+    * Nothing below holds the Machine. A world whose tasks sleep is never collected, so the facade has a finalizer.
+    * A patch of one's own is a mixin: ``MachineConfig(overrides={Slub: MyMixin})``. The subclass is built here, for this machine
+      only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import attrs
+
+from kemu.errors import ConfigError
+from kemu.fixes import FixSet
+from kemu.kernel.core import Kernel
+from kemu.kernel.world import World
+from kemu.lib.radix_nodes import NODE_SIZE, RadixNodes
+from kemu.mm.backing_dev import Congestion
+from kemu.mm.filemap import Filemap
+from kemu.mm.lru import Lru
+from kemu.mm.memory import Memory
+from kemu.mm.oom_kill import OomKiller
+from kemu.mm.page_alloc import PageAllocator
+from kemu.mm.page_io import PageIo
+from kemu.mm.process import Processes
+from kemu.mm.reserve import Reserves
+from kemu.mm.shadow import Shadow
+from kemu.mm.slub import Slub
+from kemu.mm.swap_state import SwapState
+from kemu.mm.swapfile import Swapfile
+from kemu.mm.vmscan import Reclaim
+from kemu.patches import PatchSet
+
+T = TypeVar("T")
+
+MIN_MEM = 1 << 20
+MAX_MEM = 1 << 40
+MAX_CPUS = 64
+
+
+def _patches(value: PatchSet | str) -> PatchSet:
+    return PatchSet.parse(value) if isinstance(value, str) else value
+
+
+def _fixes(value: FixSet | str) -> FixSet:
+    return FixSet.parse(value) if isinstance(value, str) else value
+
+
+@attrs.frozen
+class MachineConfig:
+    """What to boot.
+
+    :param mem: bytes of memory, a multiple of the page size.
+    :param patches: a PatchSet, or the text of one ("all,-20").
+    :param fixes: a FixSet, or the text of one ("none").
+    :param arch: the zone layout, x86_64 or i386.
+    :param overrides: subsystem class -> a mixin that stands before it, for one's own patch.
+    """
+
+    name: str = "linux"
+    mem: int = 32 << 20
+    cpus: int = 1
+    patches: PatchSet = attrs.field(factory=PatchSet.all, converter=_patches)
+    fixes: FixSet = attrs.field(factory=FixSet.all, converter=_fixes)
+    seed: int = 0
+    arch: str = "x86_64"
+    vehicle: str | None = None
+    overrides: Mapping[type[Any], type[Any]] = attrs.Factory(dict)
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what no machine could be: one sentence."""
+        if not MIN_MEM <= self.mem <= MAX_MEM or self.mem % 4096:
+            raise ConfigError(f"mem {self.mem} cannot be used; it is a multiple of 4096 from {MIN_MEM} to {MAX_MEM} bytes")
+        if not 1 <= self.cpus <= MAX_CPUS:
+            raise ConfigError(f"cpus {self.cpus} cannot be used; it goes from 1 to {MAX_CPUS}")
+        if self.arch not in ("x86_64", "i386"):
+            raise ConfigError(f"arch {self.arch!r} is unknown; there are x86_64 and i386")
+
+
+class Machine:
+    """One booted machine.
+
+    :param config: what to boot.
+    :param world: the world that it shares a clock with; its own if none is given.
+    """
+
+    def __init__(self, config: MachineConfig | None = None, world: World | None = None) -> None:
+        self.config = config = config or MachineConfig()
+        own_world = world is None
+        self.world = world = World(config.seed, config.vehicle) if world is None else world
+        self.kernel = kernel = Kernel(config.name, world, config.cpus, config.patches, config.fixes)
+        build = self.build
+        # memory, from the ground
+        self.page_alloc = build(PageAllocator, kernel, config.mem, arch=config.arch)
+        self.vmstat = self.page_alloc.vmstat
+        self.slub = build(Slub, kernel, self.page_alloc)
+        node_cache = self.slub.kmem_cache_create("radix_tree_node", NODE_SIZE)
+        self.radix_nodes = build(
+            RadixNodes,
+            kernel,
+            lambda gfp, slub=self.slub: slub.kmem_cache_alloc(node_cache, gfp),
+            lambda address, slub=self.slub: slub.kmem_cache_free(node_cache, address),
+        )
+        self.reserves = build(Reserves, kernel, self.page_alloc, self.slub)
+        # pages that can be reclaimed
+        self.congestion = build(Congestion, kernel)
+        self.lru = build(Lru, self.page_alloc)
+        self.filemap = build(Filemap, kernel, self.lru, self.radix_nodes)
+        self.swapfile = build(Swapfile, kernel, self.filemap)
+        self.swap_state = build(SwapState, kernel, self.filemap, self.swapfile, self.congestion)
+        self.page_io = build(PageIo, kernel, self.swapfile, self.filemap, self.swap_state)
+        # processes
+        self.shadow = build(Shadow, kernel, self.vmstat)
+        self.memory = build(Memory, kernel, self.swap_state, self.swapfile, self.shadow)
+        self.processes = build(Processes, kernel, self.memory)
+        # reclaim: closes the circle; from here on an allocation that fails may write pages out
+        self.reclaim = build(Reclaim, kernel, self.swap_state, self.congestion)
+        self.oom = build(OomKiller, kernel, self.reclaim)
+        self._hand_over()
+        self.reclaim.start()
+        if own_world:
+            world.shutdown_with(self)
+
+    def build(self, cls: type[T], *args: Any, **kwargs: Any) -> T:
+        """Make a subsystem of this machine: of its class, or of the class with the configured mixin before it."""
+        mixin = self.config.overrides.get(cls)
+        made = cls if mixin is None else type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})
+        part: T = made(*args, **kwargs)
+        return part
+
+    def _hand_over(self) -> None:
+        """Close the circle: an allocation that fails enters reclaim, and reclaim writes pages out."""
+        self.page_alloc.reclaim = self.reclaim
+        self.reclaim.oom = self.oom
+        self.swap_state.swapper_space.a_ops = self.page_io
+        self.swap_state.swap_readpage = self.page_io.swap_readpage
+
+    def check(self) -> None:
+        """Assert the invariants of every subsystem."""
+        for part in vars(self).values():
+            check = getattr(part, "check", None)
+            if check is not None:
+                check()
+
+    def shutdown(self) -> None:
+        """End the machine's world, with every machine in it; a second call does nothing."""
+        self.world.shutdown()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Shut down, also after an error."""
+        self.shutdown()
