@@ -1,8 +1,7 @@
 """An atomic hog: a leaky driver that takes what GFP_ATOMIC can get, in every size.
 
-It takes free memory down to the emergency pool and 3/8 of pages_min, and on its way it empties all partial slabs of the kmalloc
-caches; without it ACKs, ARP entries and routes come from slab slack and no shortage shows. Not a kernel function: a tool of scenarios
-and tests.
+It takes free memory down to the emergency pool and 3/8 of pages_min, and empties all partial slabs of the kmalloc caches. Without
+it ACKs, ARP entries and routes come from slab slack, and no shortage shows. No kernel function: a tool of scenarios and tests.
 
 Interface: :meth:`AtomicHog.hog`, :meth:`AtomicHog.release`, :attr:`AtomicHog.held`.
 
