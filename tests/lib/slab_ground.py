@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mm_ground import MIB, Ground, ground
-
 from kemu.kernel.task import PF_MEMALLOC
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu.mm.slub import Slub
+from mm_ground import MIB, Ground, ground
 
 
 class SlabGround:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slab_ground import MIB, slab_ground
 
-from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL, _GFP_MEMALLOC, _GFP_NOMEMALLOC, _GFP_NOWARN, _GFP_WAIT
+from kemu.mm.gfp import _GFP_MEMALLOC, _GFP_NOMEMALLOC, _GFP_NOWARN, _GFP_WAIT, GFP_ATOMIC, GFP_KERNEL
+from slab_ground import MIB, slab_ground
 
 QUIET = GFP_ATOMIC | _GFP_NOWARN
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from slab_ground import MIB, slab_ground
 
 from kemu.errors import KernelBug
-from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL, GFP_NOWAIT, PAGE_SIZE, _GFP_COMP, _GFP_MEMALLOC, _GFP_NOWARN, _GFP_ZERO
+from kemu.mm.gfp import _GFP_COMP, _GFP_MEMALLOC, _GFP_NOWARN, _GFP_ZERO, GFP_ATOMIC, GFP_KERNEL, GFP_NOWAIT, PAGE_SIZE
 from kemu.mm.page import PG_slab
 from kemu.mm.slub import ZERO_SIZE_PTR
 from kemu.mm.slub_cache import MIN_PARTIAL
 from kemu.mm.slub_geometry import SLAB_DEBUG_FREE, SLAB_HWCACHE_ALIGN
+from slab_ground import MIB, slab_ground
 
 
 @pytest.fixture

@@ -1,0 +1,142 @@
+"""Patch 04, mm: allow mempool to fall back to memalloc reserves: a reclaimer does not sleep beside a reserve."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kemu.mm.gfp import (
+    _GFP_IO,
+    _GFP_NOMEMALLOC,
+    _GFP_NORETRY,
+    _GFP_NOWARN,
+    _GFP_WAIT,
+    GFP_ATOMIC,
+    GFP_NOFS,
+    GFP_NOIO,
+)
+from kemu.mm.mempool import Mempool, mempool_create_kmalloc_pool
+from slab_ground import slab_ground
+
+FORCED = _GFP_NOMEMALLOC | _GFP_NORETRY | _GFP_NOWARN
+EMERGENCY = _GFP_NORETRY
+
+
+class Shop:
+    """A plain allocator that refuses until somebody waits; it writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.serve = lambda gfp: False
+
+    def alloc(self, gfp: int) -> int | None:
+        self.asked.append(gfp)
+        return 7 if self.serve(gfp) else None
+
+    def free(self, element: int) -> None:
+        pass
+
+
+def empty_pool(sg):
+    shop = Shop()
+    return Mempool(sg.kernel, "empty", 0, shop.alloc, shop.free, sg.pa), shop
+
+
+def drained_rpc_pool(sg):
+    """The rpc_buffers pool with all eight elements out, at the floor."""
+    sg.slub.kmem_cache_shrink(sg.cache(2048))
+    pool = mempool_create_kmalloc_pool(sg.kernel, "rpc_buffers", 8, sg.slub, 2048)
+    sg.floor()
+    while pool.elements:
+        pool.elements.pop()
+    while sg.slub.kmalloc(2048, GFP_ATOMIC | _GFP_NOWARN) is not None:
+        pass
+    return pool
+
+
+def test_a_reclaimer_is_served_from_the_reserve_without_sleeping():
+    """Invariant b."""
+    with slab_ground() as sg:
+        pool = drained_rpc_pool(sg)
+        with sg.memalloc():
+            address = pool.alloc(GFP_NOIO)
+        assert sg.slub.is_reserve_backed(address)
+        assert pool.sleeps == 0 and sg.kernel.sched.now == 0
+
+
+@pytest.mark.parametrize("patches", ["all,-4", "all,-1"])
+def test_without_it_the_reclaimer_sleeps_for_five_seconds(patches):
+    """With 01 off nobody is known to be entitled, so 04 cannot act."""
+    with slab_ground(patches=patches) as sg:
+        pool = drained_rpc_pool(sg)
+
+        def relief():
+            sg.kernel.sched.msleep(1)
+            sg.relief()
+
+        sg.kernel.sched.spawn("relief", relief)
+        with sg.memalloc():
+            assert pool.alloc(GFP_NOIO) is not None
+        assert pool.sleeps == 1 and sg.kernel.sched.now >= 5 * 10**9
+
+
+def test_the_order_of_one_lap():
+    """Plain, pool, reserve, pool, then NULL for who cannot wait."""
+    with slab_ground() as sg:
+        pool, shop = empty_pool(sg)
+        with sg.memalloc():
+            assert pool.alloc(GFP_ATOMIC) is None
+        assert shop.asked == [GFP_ATOMIC | FORCED, GFP_ATOMIC | EMERGENCY]
+
+
+def test_the_cycle_starts_again_after_each_sleep():
+    """Invariant e: one attempt on the reserve between two sleeps, from the second lap on with WAIT and IO."""
+    with slab_ground() as sg:
+        pool, shop = empty_pool(sg)
+        shop.serve = lambda gfp: len(shop.asked) == 6
+        with sg.memalloc():
+            assert pool.alloc(GFP_NOFS) == 7
+        first = GFP_NOFS & ~(_GFP_WAIT | _GFP_IO)
+        assert shop.asked == [first | FORCED, first | EMERGENCY] + [GFP_NOFS | FORCED, GFP_NOFS | EMERGENCY] * 2
+        assert pool.sleeps == 2
+
+
+def test_the_pool_is_preferred_to_the_reserve():
+    """Invariant c."""
+    with slab_ground() as sg:
+        pool, shop = empty_pool(sg)
+        pool.min_nr = 1
+        pool.elements.append(3)
+        with sg.memalloc():
+            assert pool.alloc(GFP_NOIO) == 3
+        assert len(shop.asked) == 1
+
+
+def test_the_pool_is_asked_again_after_the_reserve():
+    with slab_ground() as sg:
+        pool, shop = empty_pool(sg)
+        pool.min_nr = 1
+        shop.serve = lambda gfp: pool.elements.append(3) if not gfp & _GFP_NOMEMALLOC else None
+        with sg.memalloc():
+            assert pool.alloc(GFP_ATOMIC) == 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 0x1FFFFF), st.integers(0, 3), st.booleans())
+def test_for_the_unentitled_nothing_changes(gfp, laps, memalloc):
+    """Invariants a and d: same calls with the same flags, also for an entitled task that says NOMEMALLOC itself."""
+
+    def asked(patches):
+        with slab_ground(patches=patches) as sg:
+            pool, shop = empty_pool(sg)
+            shop.serve = lambda gfp: len(shop.asked) > laps
+            unentitled = gfp & ~0x2000  # __GFP_MEMALLOC
+            if memalloc:
+                with sg.memalloc():
+                    pool.alloc(unentitled | _GFP_NOMEMALLOC)
+            else:
+                pool.alloc(unentitled)
+            return shop.asked, pool.sleeps
+
+    assert asked("all") == asked("all,-4")
