@@ -1,7 +1,7 @@
 """Class Kernel: the floor of one machine, which every subsystem is handed.
 
-``Kernel("client", world=world)`` makes the CPUs, the scheduler with ``init`` (the outside stack, pid 1), softirqs with their ksoftirqd,
-timers, printk, sysctl and trace. Nothing above this file is known here.
+``Kernel("client", world=world)`` makes the CPUs, the scheduler with ``init`` (the outside stack, pid 1), softirqs with their
+ksoftirqd, timers, printk, sysctl and trace. Nothing above this file is known here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Kernel:
         self.world: World = World(seed, vehicle) if world is None else world
         self.judge: Judge = self.world.judge
         self.history: History = self.world.history
-        self.rng = random.Random(f"{self.world.seed}/{name}")  # noqa: S311  # a simulation, not a secret
+        self.rng = random.Random(f"{self.world.seed}/{name}")  # a simulation, not a secret
         self.index = self.world.add_machine(self)
         now = self.world.clock
         self.cpus = [Cpu(self, cpu_id, now) for cpu_id in range(ncpus)]

@@ -3,8 +3,8 @@
 Interface: :class:`Cpu`, :class:`Event`, :class:`EventQueue`, the fields of ``preempt_count``.
 
 Rules of this file
-    * ``preempt_count`` is 2.6.23's: PREEMPT 8 bits, SOFTIRQ 8 bits, HARDIRQ 12 bits (include/linux/hardirq.h). It stands on the CPU,
-      not on the task: who leaves a CPU voluntarily has it at zero.
+    * ``preempt_count`` is 2.6.23's: PREEMPT 8 bits, SOFTIRQ 8 bits, HARDIRQ 12 bits (include/linux/hardirq.h). It stands on the
+      CPU, not on the task: who leaves a CPU voluntarily has it at zero.
     * Events are ordered by (time, sequence). A cancelled event stays in its heap until it is popped, or until more than half of the
       heap is cancelled.
     * An event of a CPU runs there as a hard interrupt (irq.py); the one who posts never runs it.
@@ -97,7 +97,7 @@ class EventQueue:
         """Count a cancelled entry; drop them all when they are more than half."""
         self.cancelled += 1
         if self.cancelled * 2 > len(self.heap) and self.cancelled > 8:
-            self.heap = [entry for entry in self.heap if not entry[2].cancelled]
+            self.heap[:] = [entry for entry in self.heap if not entry[2].cancelled]
             heapify(self.heap)
             self.cancelled = 0
 
@@ -111,6 +111,7 @@ class Cpu:
 
     :ivar now: local time in ns; never goes back.
     :ivar current: the task whose stack it runs; interrupts and softirqs borrow it.
+    :ivar picked_at: local time at which ``current`` was put on; ``slice_start`` is where its slice began.
     :ivar resting: the idle task is current and has nothing to do.
     :ivar irq_disabled: depth of local_irq_save().
     :ivar horizon: the local time at which spend() must look around.
@@ -131,6 +132,7 @@ class Cpu:
         "need_resched",
         "now",
         "percpu",
+        "picked_at",
         "preempt_count",
         "queue",
         "rank",
@@ -158,13 +160,13 @@ class Cpu:
         self.resting = True
         self.need_resched = False
         self.slice_start = now
+        self.picked_at = now
         self.percpu: dict[str, Any] = {}
 
     def post(self, time: int, fn: Callable[[Any], object], arg: Any = None) -> Event:
         """Let ``fn(arg)`` run here as a hard interrupt, at ``time`` or as soon after it as interrupts are enabled."""
         event = self.events.push(time, fn, arg)
-        if time < self.horizon:
-            self.horizon = time
+        self.horizon = min(self.horizon, time)
         self.kernel.world.note_event(self, time)
         return event
 
@@ -177,4 +179,5 @@ class Cpu:
 
     def __repr__(self) -> str:
         """Name machine and CPU, with the state that a bug report needs."""
-        return f"<cpu {self.kernel.name}/{self.id} now={self.now} preempt_count={self.preempt_count:#010x} irqs_off={self.irq_disabled}>"
+        state = f"preempt_count={self.preempt_count:#010x} irqs_off={self.irq_disabled}"
+        return f"<cpu {self.kernel.name}/{self.id} now={self.now} {state}>"

@@ -4,12 +4,13 @@ Interface: ``progress()``; ``hold(reason)`` and ``release(reason)``; ``report(ou
 ``outcome``, ``reason``, ``also``, ``chain()``, ``stopped``.
 
 Rules of this file
-    * A machine that waits for a dead server is not dead. Progress is: a page's writeback ends, reclaim gives a page to a task, a fault
-      returns, a task leaves the kernel, an RPC completes, a connection changes state. Timers, retransmissions and scans are not.
+    * A machine that waits for a dead server is not dead. Progress is: a page's writeback ends, reclaim gives a page to a task, a
+      fault returns, a task leaves the kernel, an RPC completes, a connection changes state. Timers, retransmissions and scans are
+      not.
     * The clock stops while the scenario holds something back, and starts anew when the last obstacle ends.
     * 120 virtual seconds without progress: a warning in khungtaskd's words. 2.6.23 had none; khungtaskd came with 2.6.30.
-    * ``deadlock``: all closed_probes name a reason at every check of five virtual seconds in which nothing progressed (two periods of
-      the NIC's watchdog), and some task is stuck. ``hung_task``: 720 virtual seconds without progress with some task stuck.
+    * ``deadlock``: all closed_probes name a reason at every check of five virtual seconds in which nothing progressed (two periods
+      of the NIC's watchdog), and some task is stuck. ``hung_task``: 720 virtual seconds without progress with some task stuck.
     * A task is stuck if it waits uninterruptibly for something named, other than time or a client; or if it runs and gets nowhere.
     * Several outcomes: the first of PRECEDENCE is the outcome, the rest is in ``also``. Those of FATAL end the run.
     * The check comes every virtual second, between two choices of the hub. It is no event and keeps nothing alive.
@@ -27,7 +28,7 @@ from kemu.kernel.task import TASK_RUNNING, TASK_UNINTERRUPTIBLE, Task, Why
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kemu.kernel.world import World
+    from kemu.kernel.hub import Hub
 
 PRECEDENCE = ("oops", "panic", "data_loss", "deadlock", "hung_task", "oom_kill", "leak", "waiting", "survived")
 FATAL = frozenset({"oops", "panic", "data_loss", "deadlock", "hung_task"})
@@ -54,7 +55,7 @@ class Judge:
     :ivar explainers: per kind of waiting a function from what is waited for to a text and the next link.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Hub) -> None:
         self._world = world
         self.last_ns = 0
         self.next_check = CHECK_NS
@@ -71,15 +72,15 @@ class Judge:
     # ---- what others tell
 
     def progress(self) -> None:
-        """Something went forward."""
+        """Take note that something went forward."""
         self.last_ns = self._world.running.now
 
     def hold(self, reason: str) -> None:
-        """The scenario holds something back: the clock stops."""
+        """Stop the clock: the scenario holds something back."""
         self._holds[reason] = self._holds.get(reason, 0) + 1
 
     def release(self, reason: str) -> None:
-        """An obstacle is gone; with the last one the clock starts anew."""
+        """Take an obstacle away; with the last one the clock starts anew."""
         left = self._holds.get(reason, 0) - 1
         if left > 0:
             self._holds[reason] = left
@@ -89,7 +90,7 @@ class Judge:
             self._start_anew(self._world.now)
 
     def report(self, outcome: str, reason: str) -> None:
-        """Something came out; the first report of each outcome keeps its reason."""
+        """Take note of an outcome; the first report of each outcome keeps its reason."""
         if outcome not in PRECEDENCE:
             raise ConfigError(f"outcome {outcome!r} is not known; there are {', '.join(PRECEDENCE)}")
         if outcome in self._reports:
@@ -101,6 +102,11 @@ class Judge:
             self._chain = self.chain_now()
 
     # ---- what it says
+
+    @property
+    def wrecked(self) -> bool:
+        """Tell whether a machine's code failed, so that its state cannot be relied on."""
+        return "oops" in self._reports or "panic" in self._reports
 
     @property
     def held(self) -> list[str]:
@@ -249,5 +255,5 @@ def _explain_task(task: Task) -> tuple[str, Why | None]:
     return f"task {task.comm}:{task.pid} on {task.kernel.name}", task.why
 
 
-def _explain_sleep(obj: Any) -> tuple[str, Why | None]:
+def _explain_sleep(_obj: Any) -> tuple[str, Why | None]:
     return "time to pass", None

@@ -34,7 +34,7 @@ class Seeded(Policy):
     """Draw tasks from a seed; preempt at one of ``one_in`` preemption points (0: never)."""
 
     def __init__(self, seed: int, one_in: int = 0) -> None:
-        self._random = random.Random(seed)  # noqa: S311  # a schedule, not a secret
+        self._random = random.Random(seed)  # a schedule, not a secret
         self._one_in = one_in
 
     def choose(self, runnable: list[Task]) -> int:

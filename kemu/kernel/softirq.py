@@ -80,7 +80,7 @@ class Softirq:
             self.do_softirq()
 
     def do_softirq(self) -> None:
-        """Run pending softirqs, unless this is an interrupt already (kernel/softirq.c: do_softirq())."""
+        """Run pending softirqs, unless this is an interrupt already (kernel/softirq.c)."""
         cpu = self._sched.cpu
         if cpu.preempt_count & INTERRUPT_MASK or cpu.irq_disabled:
             return

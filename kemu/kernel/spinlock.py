@@ -1,7 +1,8 @@
 """Spinlocks and mutexes (2.6.23 include/linux/spinlock.h, lib/spinlock_debug.c, kernel/mutex.c).
 
-A spinlock raises the PREEMPT count. It can be contended by another CPU when its holder spends time; who spins lets time pass, so that
-the holder goes on. Taking a lock that the same CPU holds, or spinning for ten seconds, is an oops, as with CONFIG_DEBUG_SPINLOCK.
+A spinlock raises the PREEMPT count. It can be contended by another CPU when its holder spends time; who spins lets time pass, so
+that the holder goes on. Taking a lock that the same CPU holds, or spinning for ten seconds, is an oops, as with
+CONFIG_DEBUG_SPINLOCK.
 """
 
 from __future__ import annotations

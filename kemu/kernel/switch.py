@@ -1,11 +1,11 @@
 """Stacks that can be left half-way and taken up again: the only file that knows how.
 
-Two vehicles of one contract: greenlet, and plain threads of which exactly one is awake (one baton). The second is taken where greenlet
-is missing, or on request (``vehicle="threads"``).
+Two vehicles of one contract: greenlet, and plain threads of which exactly one is awake (one baton). The second is taken where
+greenlet is missing, or on request (``vehicle="threads"``).
 
 Rules of this file
-    * ``adopt()`` makes a Stack of the caller's own stack; ``spawn(fn, back)`` makes one that will run ``fn``; ``start(stack)`` prepares
-      it for its first turn and must be called by the hub (a greenlet inherits the recursion depth of who first enters it).
+    * ``adopt()`` makes a Stack of the caller's own stack; ``spawn(fn, back)`` makes one that will run ``fn``; ``start(stack)``
+      prepares it for its first turn and must be called by the hub (a greenlet inherits the recursion depth of who first enters it).
     * ``switch(me, to)`` leaves ``me`` and enters ``to``; it returns when somebody switches to ``me``. An exception left in
       ``me.pending`` is raised there.
     * A body returns, or raises into ``stack.back`` (the hub): its exception is left in ``back.pending``.
@@ -59,12 +59,17 @@ class Stack:
         self.thread: threading.Thread | None = None
 
 
+def _raise_pending(stack: Stack) -> None:
+    pending = stack.pending
+    if pending is not None:
+        stack.pending = None
+        raise pending
+
+
 def _run_body(stack: Stack, fn: Callable[[], None]) -> None:
     """Run a body to its end, whatever the end is, and leave its exception to who comes next."""
     try:
-        if stack.pending is not None:
-            error, stack.pending = stack.pending, None
-            raise error
+        _raise_pending(stack)
         fn()
     except TaskKilled:
         pass
@@ -99,6 +104,10 @@ class Vehicle:
     def switch(self, me: Stack, to: Stack) -> None:
         """Leave ``me``, enter ``to``; return when ``me`` is entered again."""
         raise NotImplementedError
+
+    def at_home(self) -> bool:
+        """Tell whether the calling thread is the one that made the vehicle."""
+        return self.owner == threading.get_ident()
 
     def may_kill_here(self) -> bool:
         """Tell whether the calling thread can enter this vehicle's stacks."""
@@ -163,7 +172,7 @@ class Greenlets(Vehicle):
 
     def may_kill_here(self) -> bool:
         """Tell whether this is the thread whose greenlets they are."""
-        return self.owner == threading.get_ident()
+        return self.at_home()
 
 
 class Threads(Vehicle):

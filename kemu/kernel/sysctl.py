@@ -2,8 +2,8 @@
 
 Interface: ``kernel.sysctl.register(name, get, set)``; ``read(name)``, ``write(name, text)``.
 
-A variable is a vector of one or more integers. ``set`` may refuse a value by returning a negative errno; that is how a conv callback
-refuses. A handler runs after the integers were written (min_free_kbytes recomputes the marks there).
+A variable is a vector of one or more integers. ``set`` may refuse a value by returning a negative errno; that is how a conv
+callback refuses. A handler runs after the integers were written (min_free_kbytes recomputes the marks there).
 
 Left out: sysctl(2), the binary call, which v14 forgets too (defect B18a); strings; the tree of directories.
 """
@@ -30,8 +30,8 @@ class CtlTable:
 
     :ivar get: gives the integer, or all of the vector.
     :ivar set: takes ``(value, index)``; None or 0 means taken, anything else is the refusal. None: read only.
-    :ivar conv: ``conv(neg, value, table, index, write)``, the conv callback of __do_proc_dointvec(). On write: 0, or why the value is
-        refused. On read its result is only looked at for being an error.
+    :ivar conv: ``conv(neg, value, table, index, write)``, the conv callback of __do_proc_dointvec(). On write: 0, or why the value
+        is refused. On read its result is only looked at for being an error.
     :ivar handler: runs after a write that stored something.
     """
 
@@ -49,7 +49,7 @@ class CtlTable:
 
 
 def do_proc_dointvec_conv(neg: bool, value: int, table: CtlTable, index: int, write: bool) -> int:
-    """Store the value as it is (kernel/sysctl.c: do_proc_dointvec_conv())."""
+    """Store the value as it is (kernel/sysctl.c)."""
     if not write:
         return 0
     assert table.set is not None
@@ -102,7 +102,7 @@ class Sysctl:
         self,
         name: str,
         get: Callable[[], int | Sequence[int]],
-        set: Callable[..., int | None] | None = None,  # noqa: A002  # the pair reads as get and set
+        set: Callable[..., int | None] | None = None,  # the pair reads as get and set
         *,
         conv: Callable[[bool, int, CtlTable, int, bool], int] | None = None,
         handler: Callable[[], object] | None = None,
@@ -113,7 +113,7 @@ class Sysctl:
         if setter is not None and count == 1:
             single = setter
 
-            def setter(value: int, index: int) -> int | None:
+            def setter(value: int, _index: int) -> int | None:
                 return single(value)
 
         table = CtlTable(name, get, setter, count, conv, handler)
@@ -129,7 +129,7 @@ class Sysctl:
         return self._do_proc_dointvec(self._tables[name], False, "")[1]
 
     def write(self, name: str, text: str) -> int:
-        """Write text to a variable: 0 or a negative errno, as write(2) would report it.
+        """Write text to a variable: 0 or a negative errno, as the system call would report it.
 
         With patch 17 a conv that returns a positive number makes the result positive: the VFS takes it for a byte count.
         """
@@ -146,8 +146,8 @@ class Sysctl:
     def _do_proc_dointvec(self, table: CtlTable, write: bool, text: str) -> tuple[int, str, int]:
         """Parse or print a vector (kernel/sysctl.c: __do_proc_dointvec()): the result, what was read, how many values were stored.
 
-        Patch 17: what conv returns reaches the caller. Before, it only ended the loop, and a write that had stored nothing was -EINVAL
-        whatever the reason.
+        Patch 17: what conv returns reaches the caller. Before, it only ended the loop, and a write that had stored nothing was
+        -EINVAL whatever the reason.
         """
         conv = table.conv or do_proc_dointvec_conv
         ret = 0

@@ -117,10 +117,10 @@ class Task:
 
 
 def tsk_restore_flags(task: Task, saved: int, mask: int) -> None:
-    """Give back the bits of ``mask`` as they were saved, and no other bit (patch 06: tsk_restore_flags())."""
+    """Give back the bits of ``mask`` as they were saved, and no other bit (patch 06, include/linux/sched.h)."""
     task.flags = (task.flags & ~mask) | (saved & mask)
 
 
 def signal_pending(task: Task) -> bool:
-    """Tell whether a signal waits for the task (include/linux/sched.h: signal_pending())."""
+    """Tell whether a signal waits for the task (include/linux/sched.h)."""
     return bool(task.thread_flags & TIF_SIGPENDING)

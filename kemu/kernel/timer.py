@@ -94,7 +94,7 @@ class Timers:
         kernel.softirq.open_softirq(TIMER_SOFTIRQ, self._run_timer_softirq)
 
     def mod_timer(self, timer: Timer, expires: int) -> bool:
-        """Arm a timer for a jiffy, or move it; tell whether it was armed (kernel/timer.c: mod_timer())."""
+        """Arm a timer for a jiffy, or move it; tell whether it was armed (kernel/timer.c)."""
         was_pending = timer.pending
         timer.pending = True
         timer.expires = expires
@@ -107,7 +107,7 @@ class Timers:
         return was_pending
 
     def del_timer(self, timer: Timer) -> bool:
-        """Disarm; tell whether it was armed (kernel/timer.c: del_timer()).
+        """Disarm; tell whether it was armed (kernel/timer.c).
 
         Its heap entry goes when its time comes, or when most of the heap is such entries.
         """

@@ -43,7 +43,7 @@ class WaitQueue:
 
 
 class Completion:
-    """``struct completion``: a counter of things done, and who waits for them (kernel/sched.c: complete(), wait_for_completion())."""
+    """``struct completion``: a counter of things done, and who waits for them (kernel/sched.c)."""
 
     __slots__ = ("done", "queue", "sched")
 

@@ -1,6 +1,7 @@
 """Work queues with one worker task (2.6.23 kernel/workqueue.c: create_singlethread_workqueue()).
 
-Interface: ``Workqueue(kernel, "rpciod")``; ``Work(name, fn, data)``; ``queue_work()``, ``queue_delayed_work()``, ``cancel()``, ``flush()``.
+Interface: ``Workqueue(kernel, "rpciod")``; ``Work(name, fn, data)``; ``queue_work()``, ``queue_delayed_work()``, ``cancel()``,
+``flush()``.
 
 A work that is queued and has not started is not queued twice; once started it may be queued again, also by itself.
 """

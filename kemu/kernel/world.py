@@ -1,23 +1,21 @@
-"""Machines that share a clock, and the hub that decides which CPU goes next.
+"""Machines that share a clock, and the stack outside of them.
 
-Interface: ``World(seed, vehicle)``; ``run(until=, for_ns=)`` for who watches; ``post(time, fn, arg)`` for what happens outside of all
-machines; ``shutdown()``; ``now``, ``history``, ``judge``, ``lookahead_ns``.
+Interface: ``World(seed, vehicle)``; ``run(until=, for_ns=)`` for who watches; ``post(time, fn, arg)`` for what happens outside of
+all machines; ``shutdown()``; ``now``, ``history``, ``judge``, ``lookahead_ns``.
 
 Rules of this file
-    * One hub stack per world, started when the world is made. The hub alone starts stacks and chooses; a task that blocks, or whose
-      CPU has run ahead far enough, switches to the hub.
-    * The CPU with the smallest next action time goes: one with work at its local time, a resting one at its next event's time. Ties
-      go by (machine, cpu).
-    * A CPU may run ahead of the others' next action by ``QUANTUM`` (same machine) or ``lookahead_ns`` (other machines: nothing reaches
-      it sooner than a frame travels). What it may reach is its ``horizon``; posting an event elsewhere lowers the horizon of who runs.
-    * World events run on the hub's stack: they must not block and must not call spend(); inside them ``world.now`` is the time.
-    * A resting CPU's events run on the stack of its idle task, so that they, too, can be left half-way.
     * The outside stack (of the test, of the command) is the task ``init`` of every machine at once. While it runs it holds CPU 0 of
       each. Where it blocks or is overtaken, it is that machine's task like any other; its other inits are parked and hold nothing.
-      It goes on only when CPU 0 of each machine is not half-way through an atomic section.
-    * In run() it is nobody: all inits are parked. ``until`` is asked before each choice of the hub, at least every ``POLL_NS``.
+      It goes on only when CPU 0 of each other machine is not half-way through an atomic section. A task that is half-way there goes
+      back to the front of the run queue.
+    * If it blocks and nothing that could wake it will ever happen, or a verdict has ended the run, it gets :exc:`Deadlock`. An
+      oops of another task reaches it as that KernelBug.
+    * In run() it is nobody: all inits are parked. ``until`` is asked before each choice of the hub, at least every ``POLL_NS``. An
+      oops is a verdict then (``judge.outcome``, ``failure``) and not an exception. Any other exception of a task is a defect and
+      is raised.
     * A world belongs to the thread that made it. Suspended stacks keep what their frames hold alive, so a world with sleeping tasks
       is never collected: call shutdown(), use ``with``, or tie it to a handle with ``shutdown_with(handle)``.
+    * After Ctrl-C a world can only be shut down.
 """
 
 from __future__ import annotations
@@ -26,9 +24,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from kemu.errors import Deadlock, KemuError, KernelBug, KernelPanic
-from kemu.kernel import costs
-from kemu.kernel.cpu import FOREVER, Cpu, Event, EventQueue
-from kemu.kernel.history import TASK_SWITCH, History
+from kemu.kernel.cpu import FOREVER, Cpu
+from kemu.kernel.hub import DEFAULT_LOOKAHEAD_NS, POLL_NS, QUANTUM, Hub
 from kemu.kernel.judge import Judge
 from kemu.kernel.switch import Stack, TaskKilled, Vehicle, make_vehicle
 from kemu.kernel.task import TASK_RUNNING
@@ -38,24 +35,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kemu.kernel.core import Kernel
-    from kemu.kernel.task import Task
+    from kemu.kernel.cpu import Event
 
-#: How far CPUs of one machine may be apart; no single charge of costs.py is above it.
-QUANTUM = 10_000
-#: How long a lone CPU may run before ``until`` is asked again.
-POLL_NS = 10_000_000
-DEFAULT_LOOKAHEAD_NS = 1_000_000
+__all__ = ["DEFAULT_LOOKAHEAD_NS", "POLL_NS", "QUANTUM", "World", "live_worlds"]
 
-
-class Clock:
-    """Stands where a CPU stands while the hub itself runs something: the time, and a horizon that nobody reads."""
-
-    __slots__ = ("horizon", "now")
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.horizon = 0
-
+#: How many turns other machines get to leave their atomic sections before the outside stack goes on regardless.
+SETTLE_TURNS = 10_000
 
 #: Worlds that are not shut down, for whoever must leave nothing behind (tests); no kernel path reads it.
 live_worlds: weakref.WeakSet[World] = weakref.WeakSet()
@@ -74,63 +59,52 @@ def _hub_main(ref: weakref.ref[World], vehicle: Vehicle, cell: list[Stack]) -> N
             vehicle.switch(hub, to)
         except TaskKilled:
             raise
-        except BaseException as error:  # noqa: BLE001  # whatever a task raised: turned into a verdict, or handed to the outside stack
-            world = ref()
+        except BaseException as error:  # noqa: BLE001  # whatever a task raised: turned into a verdict, or handed to the outside
+            stack world = ref()
             if world is not None:
                 world.failed(error)
                 del world
 
 
-class World:
-    """The machines that share a clock."""
+class World(Hub):
+    """The machines that share a clock.
+
+    :ivar failure: what ended the last run() as an oops or panic, with its traceback.
+    :ivar interrupted: Ctrl-C came; only shutdown() is left.
+    """
 
     def __init__(self, seed: int = 0, vehicle: str | None = None) -> None:
+        super().__init__()
         self.seed = seed
-        self.machines: list[Kernel] = []
-        self.cpus: list[Cpu] = []
-        self.events = EventQueue()
-        self.clock = 0
-        self.lookahead_ns = DEFAULT_LOOKAHEAD_NS
-        self.history = History()
         self.judge = Judge(self)
-        self.hub_clock = Clock()
-        self.running: Cpu | Clock = self.hub_clock
-        self.in_hub = False
-        self.outer_running = True
-        self.idle = False
         self.dead = False
         self.interrupted = False
         self.failure: BaseException | None = None
-        self.turns = 0
         self._observing = False
-        self._finishing = False
-        self._until: Callable[[], bool] | None = None
-        self._deadline = FOREVER
-        self._recall = 0
-        self._outer_error: BaseException | None = None
+        self._error: BaseException | None = None
+        self._settling = 0
 
         self.vehicle = make_vehicle(vehicle)
         self.outer = self.vehicle.adopt()
         cell: list[Stack] = []
-        ref = weakref.ref(self)
-        body_vehicle = self.vehicle
+        ref, body_vehicle = weakref.ref(self), self.vehicle
         self.hub = self.vehicle.spawn(lambda: _hub_main(ref, body_vehicle, cell), self.outer)
         cell.append(self.hub)
-        self._stacks: list[Stack] = [self.hub]
+        self._stacks.append(self.hub)
         self._reaper = weakref.finalize(self, self.vehicle.reap, self._stacks)
         self._reaper.atexit = False
         live_worlds.add(self)
         self.vehicle.start(self.hub)
+        self._leaving = True  # the hub's first turn only comes back
         self.enter_hub(self.outer, None)
 
-    # ---- the outside stack
+    def add_machine(self, kernel: Kernel) -> int:
+        """Enter a machine; give its index."""
+        self._usable()
+        self.machines.append(kernel)
+        return len(self.machines) - 1
 
-    @property
-    def now(self) -> int:
-        """Virtual time in ns, as whoever asks sees it."""
-        if self.outer_running:
-            return max(self.clock, *(kernel.cpus[0].now for kernel in self.machines)) if self.machines else self.clock
-        return self.running.now
+    # ---- for the outside stack
 
     def run(self, until: Callable[[], bool] | None = None, for_ns: int | None = None) -> None:
         """Let time pass and watch; return when ``until()`` is true, time is over, a verdict ends the run, or nothing is left to do.
@@ -154,7 +128,6 @@ class World:
             self.enter_hub(self.outer, None)
         finally:
             self._observing = False
-            self._finishing = False
             self._until = None
             self._deadline = FOREVER
 
@@ -162,10 +135,9 @@ class World:
         """Let ``fn(arg)`` happen at a time, outside of all machines."""
         event = self.events.push(time_ns, fn, arg)
         running = self.running
-        if time_ns < running.horizon:
-            running.horizon = time_ns
+        running.horizon = min(running.horizon, time_ns)
         if self.outer_running:
-            self._lower_held(time_ns)
+            self.lower_held(time_ns)
         return event
 
     def shutdown(self) -> None:
@@ -190,8 +162,6 @@ class World:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Shut down, also after an error."""
-        if not self.outer_running:
-            self.interrupted = True
         self.shutdown()
 
     def _usable(self) -> None:
@@ -199,199 +169,58 @@ class World:
             raise KemuError("this world has been shut down")
         if self.interrupted:
             raise KemuError("this world was interrupted; it can only be shut down")
-        if not self.vehicle.may_kill_here():
+        if not self.vehicle.at_home():
             raise KemuError("a world belongs to the thread that made it")
-
-    # ---- for machines
-
-    def add_machine(self, kernel: Kernel) -> int:
-        """Enter a machine; give its index."""
-        self._usable()
-        self.machines.append(kernel)
-        return len(self.machines) - 1
-
-    def note_event(self, cpu: Cpu, time: int) -> None:
-        """Something new will happen on ``cpu`` at ``time``: who runs elsewhere must not run past it."""
-        running = self.running
-        if running is not cpu:
-            limit = time + self.lookahead_ns
-            if running.__class__ is Cpu and running.machine == cpu.machine:
-                limit = time + QUANTUM
-            if limit < running.horizon:
-                running.horizon = limit
-        if self.outer_running:
-            self._lower_held(time + QUANTUM)
-
-    def _lower_held(self, time: int) -> None:
-        """Lower the horizons of all CPUs that the outside stack holds: it may call into any machine next."""
-        for kernel in self.machines:
-            cpu = kernel.cpus[0]
-            if time < cpu.horizon:
-                cpu.horizon = time
 
     def enter_hub(self, stack: Stack, cpu: Cpu | None) -> None:
         """Leave ``stack`` to let others run; ``cpu`` is where it is half-way or blocked, None for an observer."""
         if stack is self.outer:
             self._usable()
-            self.outer_running = False
-            for kernel in self.machines:
-                held = kernel.cpus[0]
-                if held is not cpu and held.current is kernel.init:
-                    held.current = held.idle
-                    held.resting = True
-        try:
+            self._leave_outer(cpu)
+            try:
+                self.vehicle.switch(stack, self.hub)
+            except KeyboardInterrupt:
+                self.interrupted = True
+                raise
+        else:
             self.vehicle.switch(stack, self.hub)
-        except KeyboardInterrupt:
-            self.interrupted = True
-            raise
 
-    def limit_of(self, cpu: Cpu) -> int:
-        """Give the local time up to which ``cpu`` may run before somebody else must."""
-        limit = self._recall
-        time = self.events.next_time()
-        limit = min(limit, time)
-        lookahead = self.lookahead_ns
-        machine = cpu.machine
-        outer_running = self.outer_running
-        for other in self.cpus:
-            if other is cpu:
-                continue
-            if other.queue or not (other.resting or (outer_running and other.current is other.kernel.init)):
-                time = other.now
-            else:
-                time = other.events.next_time()
-                time = max(time, other.now)
-            time += QUANTUM if other.machine == machine else lookahead
-            limit = min(limit, time)
-        return limit
+    def _leave_outer(self, cpu: Cpu | None) -> None:
+        """Park the inits that are not at ``cpu``."""
+        self.outer_running = False
+        for kernel in self.machines:
+            held = kernel.cpus[0]
+            if held is not cpu and held.current is kernel.init:
+                held.current = held.idle
+                held.resting = True
 
-    # ---- the hub
+    # ---- the hub's view of the outside stack
 
-    def turn(self) -> Stack:
-        """Choose who goes next and make everything ready for it."""
-        self.in_hub = True
-        self.running = self.hub_clock
-        try:
-            while True:
-                stack = self._choose()
-                if stack is not None:
-                    break
-        except TaskKilled:
-            raise
-        except BaseException as error:  # noqa: BLE001  # a world event, `until` or a probe failed: the outside stack gets it
-            self.failed(error)
-            stack = self._give_up()
-        self.turns += 1
-        self.in_hub = False
-        return stack
-
-    def _choose(self) -> Stack | None:
-        if self.failure is not None or self.vehicle.interrupted:
-            return self._give_up()
-        if self._finishing or not self.machines:
-            return self._resume_outer(None)
+    def attend(self) -> Stack | None:
+        """Look after what is not choosing: an end of run(), a failure, a verdict."""
+        if self._leaving or self.vehicle.interrupted:
+            return self.resume_outer(None)
         if self.judge.stopped:
             return self._stop()
+        self.hub_clock.now = self.clock
         if self._until is not None and self._until():
-            return self._finish()
-        best: Cpu | None = None
-        when = FOREVER
-        for cpu in self.cpus:
-            if cpu.queue or not cpu.resting:
-                time = cpu.now
-            else:
-                time = cpu.events.next_time()
-                time = max(time, cpu.now)
-            if time < when:
-                when = time
-                best = cpu
-        event_time = self.events.next_time()
-        time = min(when, event_time)
-        if time >= FOREVER:
-            self.idle = True
-            if self._deadline >= FOREVER:
-                return self._nothing_left()
-            time = self._deadline
-        if self.judge.next_check <= min(time, self._deadline):
-            self._advance(self.judge.next_check)
-            self.judge.check(self.clock)
-            return None
-        if time >= self._deadline:
-            self._advance(self._deadline)
-            return self._finish()
-        self._advance(time)
-        if event_time <= when:
-            event = self.events.pop_due(event_time)
-            assert event is not None
-            event.fn(event.arg)
-            return None
-        assert best is not None
-        return self._run_cpu(best, when)
+            return self.finish()
+        return None
 
-    def _advance(self, time: int) -> None:
-        if time > self.clock:
-            self.clock = time
-        self.hub_clock.now = time
-
-    def _run_cpu(self, cpu: Cpu, when: int) -> Stack:
-        if cpu.resting:
-            cpu.now = when
-            if cpu.queue:
-                self._next_task(cpu)
-            else:
-                cpu.current = cpu.idle
-            cpu.resting = False
-        recall = self.judge.next_check
-        if self._deadline < recall:
-            recall = self._deadline
-        if self._until is not None and cpu.now + POLL_NS < recall:
-            recall = cpu.now + POLL_NS
-        self._recall = recall
-        if cpu.current.stack is self.outer:
-            return self._resume_outer(cpu.kernel)
-        return self._switch_in(cpu, self.limit_of(cpu))
-
-    def _next_task(self, cpu: Cpu) -> None:
-        """Take the next task from the run queue (2.6.23 kernel/sched.c: schedule(), context_switch())."""
-        task = cpu.kernel.sched.pick(cpu)
-        cpu.current = task
-        cpu.need_resched = False
-        cpu.slice_start = cpu.now
-        if task is not cpu.last:
-            cpu.last = task
-            self.history.add(TASK_SWITCH, cpu.now, cpu.rank, task.pid)
-            cpu.now += costs.CONTEXT_SWITCH
-
-    def _switch_in(self, cpu: Cpu, limit: int) -> Stack:
-        """Make ``cpu`` the one that runs, up to ``limit`` or its own next event."""
-        sched = cpu.kernel.sched
-        sched.cpu = cpu
-        sched.current = task = cpu.current
-        self.running = cpu
-        if not cpu.irq_disabled:
-            limit = min(limit, cpu.events.next_time())
-        cpu.horizon = limit
-        stack = task.stack
-        if not stack.started:
-            self._stacks.append(stack)
-            self.vehicle.start(stack)
-        return stack
-
-    def forget(self, task: Task) -> None:
-        """Drop a finished task's stack."""
-        self._stacks.remove(task.stack)
-
-    # ---- back to the outside stack
-
-    def _resume_outer(self, at: Kernel | None) -> Stack:
+    def resume_outer(self, at: Kernel | None) -> Stack:
         """Go on with the outside stack, as init of ``at`` or as observer; first let other machines leave their atomic sections."""
-        if self.failure is None and not self.judge.stopped:
+        if self._settling < SETTLE_TURNS and not self.vehicle.interrupted and not self.judge.wrecked:
             for kernel in self.machines:
                 cpu = kernel.cpus[0]
-                if kernel is not at and not cpu.resting and (cpu.preempt_count or cpu.irq_disabled):
-                    busy = [each for each in kernel.cpus if not each.resting]
-                    cpu = min(busy, key=_time_and_rank)
-                    return self._switch_in(cpu, cpu.now + QUANTUM)
+                if kernel is at or cpu.resting or cpu.current is kernel.init:
+                    continue
+                if cpu.preempt_count or cpu.irq_disabled:
+                    self._settling += 1
+                    cpu = min((each for each in kernel.cpus if not each.resting), key=_time_and_rank)
+                    return self.switch_in(cpu, cpu.now + QUANTUM)
+        self._settling = 0
+        self._leaving = False
+        self.outer.pending, self._error = self._error, None
         self.outer_running = True
         for kernel in self.machines:
             self._hold(kernel)
@@ -402,12 +231,14 @@ class World:
         cpu = kernel.cpus[0]
         init = kernel.init
         if cpu.current is not init:
+            if init.on_rq and init in cpu.queue:
+                cpu.queue.remove(init)
             if not cpu.resting:
                 cpu.queue.appendleft(cpu.current)
             cpu.current = init
             cpu.resting = False
-            if cpu.now < self.clock:
-                cpu.now = self.clock
+            cpu.now = max(cpu.now, self.clock)
+            cpu.slice_start = cpu.picked_at = cpu.now
         init.state = TASK_RUNNING
         init.on_rq = True
         kernel.sched.cpu = cpu
@@ -416,63 +247,49 @@ class World:
         limit = self.limit_of(cpu)
         cpu.horizon = limit if cpu.irq_disabled else min(limit, cpu.events.next_time())
 
-    def _finish(self) -> Stack:
+    def finish(self) -> Stack:
         """Let run() return."""
-        self._finishing = True
-        return self._resume_outer(None)
+        self._leaving = True
+        return self.resume_outer(None)
 
-    def _nothing_left(self) -> Stack:
-        if self._observing:
-            return self._finish()
-        return self._raise_deadlock("nothing that could wake it will ever happen")
+    def nothing_left(self) -> Stack:
+        """Let run() return; tell a blocked outside stack that it blocks for ever."""
+        if not self._observing:
+            self._error = self._deadlock("nothing that could wake it will ever happen")
+        return self.finish()
 
     def _stop(self) -> Stack:
-        """A verdict has ended the run."""
-        if self._observing:
-            return self._finish()
-        for kernel in self.machines:
-            if kernel.init.on_rq and kernel.cpus[0].current is kernel.init and not kernel.cpus[0].resting:
-                self._recall = FOREVER
-                return self._resume_outer(kernel)
-        return self._raise_deadlock(f"{self.judge.outcome}: {self.judge.reason}")
+        """End the run after a verdict; a half-way outside stack goes on, a blocked one is told."""
+        if not self._observing:
+            for kernel in self.machines:
+                cpu = kernel.cpus[0]
+                if cpu.current is kernel.init and not cpu.resting:
+                    self._recall = FOREVER
+                    return self.resume_outer(kernel)
+            self._error = self._deadlock(f"{self.judge.outcome}: {self.judge.reason}")
+        return self.finish()
 
-    def _raise_deadlock(self, reason: str) -> Stack:
-        """The outside stack is a task that blocks for ever: tell it."""
-        lines = "\n".join(f"  {line}" for line in self.judge.chain_now())
+    def _deadlock(self, reason: str) -> Deadlock:
+        """Make the exception for an outside stack that blocks for ever."""
+        lines = "".join(f"\n  {line}" for line in self.judge.chain_now())
         blocked = [kernel.init for kernel in self.machines if not kernel.init.on_rq]
         names = ", ".join(f"{task!r} of {task.kernel.name}" for task in blocked)
-        self.outer.pending = Deadlock(f"{names} blocks, and {reason}" + (f"\n{lines}" if lines else ""))
-        self._unqueue_inits()
-        return self._resume_outer(None)
-
-    def _unqueue_inits(self) -> None:
-        for kernel in self.machines:
-            cpu = kernel.cpus[0]
-            if kernel.init in cpu.queue:
-                cpu.queue.remove(kernel.init)
+        return Deadlock(f"{names} blocks, and {reason}{lines}")
 
     def failed(self, error: BaseException) -> None:
-        """Take note of what a task, an interrupt or the hub's own work raised."""
+        """Take note of what a task, an interrupt or the hub's own work raised; the outside stack is next."""
         cpu = self.running
-        if cpu.__class__ is Cpu and cpu.current.stack.done:
+        if isinstance(cpu, Cpu) and cpu.current.stack.done:
             cpu.kernel.sched.died(cpu, error)
+        self._leaving = True
         if isinstance(error, KeyboardInterrupt):
             self.interrupted = True
-        elif isinstance(error, KernelBug):
+        if isinstance(error, KernelBug):
+            self.failure = error
             self.judge.report("panic" if isinstance(error, KernelPanic) else "oops", str(error))
-        self.failure = error
-
-    def _give_up(self) -> Stack:
-        """Hand the failure to the outside stack; an observer of an oops gets the verdict instead."""
-        error, self.failure = self.failure, None
-        if error is not None and not (self._observing and isinstance(error, KernelBug)):
-            self.outer.pending = error
-        self._finishing = True
-        self._unqueue_inits()
-        self.failure = error
-        stack = self._resume_outer(None)
-        self.failure = None
-        return stack
+            if self._observing:
+                return
+        self._error = self._error or error
 
 
 def _time_and_rank(cpu: Cpu) -> tuple[int, int]:
@@ -481,5 +298,5 @@ def _time_and_rank(cpu: Cpu) -> tuple[int, int]:
 
 def _shutdown_if_possible(world: World) -> None:
     """Shut down for a handle that was collected; a world that is running just then stays."""
-    if world.outer_running and world.vehicle.may_kill_here():
+    if (world.outer_running or world.interrupted) and world.vehicle.may_kill_here():
         world.shutdown()

@@ -117,4 +117,5 @@ class Trace:
     def _line(record: Record) -> str:
         (ns, cpu, comm, pid), point, values = record
         seconds, rest = divmod(ns // 1000, 1_000_000)
-        return f"{comm + '-' + str(pid):>20} [{cpu:03d}] {seconds:5d}.{rest:06d}: {point.name.partition(':')[2]}: {point.format(values)}"
+        event = point.name.partition(":")[2]
+        return f"{comm + '-' + str(pid):>20} [{cpu:03d}] {seconds:5d}.{rest:06d}: {event}: {point.format(values)}"
