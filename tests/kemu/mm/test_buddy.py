@@ -87,6 +87,13 @@ def test_check_finds_unmerged_buddies():
         check_buddies(zone)
 
 
+def test_check_finds_a_block_on_two_lists():
+    zone = seeded(8)
+    zone.free_area[1] = {0: None}
+    with pytest.raises(KernelBug, match="orders 1 and 3"):
+        check_buddies(zone)
+
+
 def test_check_finds_overlapping_blocks():
     zone = seeded(8)
     zone.free_area[0] = {3: None}

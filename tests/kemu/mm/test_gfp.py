@@ -59,6 +59,11 @@ def test_alloc_flags_before_patch_01_have_other_numbers():
     assert g.alloc_flags_2623(g.ALLOC_WMARK_LOW | g.ALLOC_CPUSET) == 0x44
 
 
+def test_alloc_flags_are_read_by_name():
+    assert g.decode_alloc_flags(0x24) == "ALLOC_WMARK_MIN|ALLOC_NO_WATERMARKS"
+    assert g.decode_alloc_flags(0) == "0"
+
+
 @pytest.mark.parametrize(("size", "order"), [(1, 0), (4096, 0), (4097, 1), (8192, 1), (8193, 2), (1 << 22, 10)])
 def test_get_order_is_the_smallest_block_that_holds(size, order):
     assert g.get_order(size) == order

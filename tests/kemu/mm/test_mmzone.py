@@ -184,3 +184,19 @@ def test_check_finds_a_wrong_count():
     zone.free_pages = 9
     with pytest.raises(KernelBug, match="lists hold 8"):
         zone.check()
+
+
+def test_check_finds_a_negative_reserve():
+    zone = zone_of(0)
+    zone.pages_emerg = -1
+    with pytest.raises(KernelBug, match="negative reserve"):
+        zone.check()
+
+
+@pytest.mark.parametrize(("pfn", "what"), [(1, "not aligned"), (4096, "outside")])
+def test_check_finds_misplaced_blocks(pfn, what):
+    zone = zone_of(0)
+    zone.free_area[1] = {pfn: None}
+    zone.free_pages = 2
+    with pytest.raises(KernelBug, match=what):
+        zone.check()

@@ -77,6 +77,10 @@ def test_a_tail_counts_with_its_head(page):
     assert p.compound_head(page) is head and p.page_count(page) == head.count == 2 and page.count == 0
 
 
+def test_a_single_page_is_its_own_head(page):
+    assert p.compound_head(page) is page
+
+
 def test_a_free_page_cannot_be_referenced(page):
     with pytest.raises(KernelBug, match="free page"):
         p.get_page(page)

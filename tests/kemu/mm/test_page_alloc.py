@@ -265,8 +265,13 @@ def test_sysctl_min_free_kbytes_is_not_negative(machine):
     assert machine.pa.min_free_kbytes == 724
 
 
+def test_buffers_may_use_what_is_above_pages_high(machine):
+    assert machine.pa.nr_free_buffer_pages() == 8192 - 2 * 135
+
+
 def test_sysctl_lowmem_reserve_ratio(machine):
     assert machine.kernel.sysctl.write("vm.lowmem_reserve_ratio", "64 64 32") == 0
+    assert machine.kernel.sysctl.read("vm.lowmem_reserve_ratio") == "64\t64\t32\n"
     assert machine.pa.zones[0].lowmem_reserve == [0, 64, 64] and machine.pa.totalreserve_pages == 64 + 135 + 135
 
 

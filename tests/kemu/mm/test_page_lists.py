@@ -224,3 +224,34 @@ def test_check_finds_pages_that_went_astray(small):
     small.pa.vmstat.pgfree += 1
     with pytest.raises(KernelBug, match="are away"):
         small.pa.check()
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_reserve_pages_are_forgotten_when_they_come_back(small, order):
+    small.take()
+    page = small.pa.alloc_pages(g.GFP_ATOMIC | g._GFP_MEMALLOC | (g._GFP_COMP if order else 0), order)
+    assert len(small.pa.reserve_pfns) == 1 << order
+    small.pa.put_page(page)
+    assert not small.pa.reserve_pfns
+
+
+def test_put_page_looks_as_closely_as_free_pages(small):
+    page = small.pa.alloc_page(g.GFP_KERNEL)
+    page.flags |= p.PG_writeback
+    with pytest.raises(KernelBug, match="freed in use"):
+        small.pa.put_page(page)
+
+
+def test_put_page_is_traced(small):
+    page = small.pa.alloc_page(g.GFP_KERNEL)
+    small.kernel.trace.enable("kmem:mm_page_free")
+    small.pa.put_page(page)
+    assert f"pfn={page.pfn:#x} order=0" in small.kernel.trace.last(1)[0]
+
+
+def test_check_finds_a_reserve_page_that_is_free(small):
+    page = small.pa.alloc_page(g.GFP_KERNEL)
+    small.pa.free_pages(page)
+    small.pa.reserve_pfns[page.pfn] = None
+    with pytest.raises(KernelBug, match="in reserve_pfns"):
+        small.pa.check()
