@@ -59,8 +59,8 @@ def _hub_main(ref: weakref.ref[World], vehicle: Vehicle, cell: list[Stack]) -> N
             vehicle.switch(hub, to)
         except TaskKilled:
             raise
-        except BaseException as error:  # noqa: BLE001  # whatever a task raised: turned into a verdict, or handed to the outside
-            stack world = ref()
+        except BaseException as error:  # noqa: BLE001  # whatever a task raised: a verdict, or for the outside stack
+            world = ref()
             if world is not None:
                 world.failed(error)
                 del world
