@@ -1,4 +1,12 @@
-"""connecting a connected child."""
+"""Connecting a connected child.
+
+Trigger
+    mem_reserve_connect() for a reserve that has a parent already.
+
+Consequence
+    v14 does not look. The child is linked twice and its pages are added twice: the tree is corrupted,
+    and a later disconnect takes away only half of them.
+"""
 
 from __future__ import annotations
 
@@ -9,4 +17,6 @@ FIX = Fix(
     patch=11,
     title="connecting a connected child",
     mended_in="v17: -EEXIST",
+    expect="leak: var_free_kbytes does not return to what it was; check() of the tree fails",
+    touches=("kemu.mm.reserve.Reserves._connect",),
 )

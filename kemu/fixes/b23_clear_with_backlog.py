@@ -1,4 +1,12 @@
-"""swapoff with an emergency skb in the backlog hits a BUG."""
+"""swapoff with an emergency skb in the backlog hits a BUG.
+
+Trigger
+    swapoff clears SOCK_MEMALLOC while an emergency packet waits in the backlog of that socket.
+
+Consequence
+    When the owner lets the lock go, __sk_backlog_rcv() finds an emergency packet on a socket without
+    the flag, and that is a BUG.
+"""
 
 from __future__ import annotations
 
@@ -9,4 +17,6 @@ FIX = Fix(
     patch=23,
     title="swapoff with an emergency skb in the backlog hits a BUG",
     mended_in="-",
+    expect="outcome: oops at swapoff under load",
+    touches=("kemu_net.core.sock.Socks._sk_backlog_rcv",),
 )

@@ -1,4 +1,21 @@
-"""netfilter: NF_QUEUE vs emergency skbs."""
+"""netfilter: NF_QUEUE vs emergency skbs.
+
+Problem
+    A netfilter rule with the target QUEUE hands packets to a daemon in user space and waits for its
+    verdict. The daemon may be swapped out. An emergency packet in its queue pins reserve memory until
+    the daemon runs, which it cannot do without the reserve.
+
+Change
+    nf_hook_slow() treats the verdict NF_QUEUE for an emergency packet as NF_DROP: the packet is freed
+    and -EPERM returned.
+
+What to watch
+    * No emergency packet is ever in a queue to user space; its charge is given back on the spot.
+    * Ordinary packets are queued as before, and the other verdicts mean what they meant.
+    * If the route to the storage itself has such a rule, swap over it stops as soon as packets become
+      emergency packets. That is a configuration error by definition.
+    * Off: k queued packets keep k * 2048 bytes of the reserve until the daemon answers.
+"""
 
 from __future__ import annotations
 
@@ -12,5 +29,6 @@ PATCH = Patch(
     message_id="20071030160914.593270000@chello.nl",
     needs=(),
     wants=("skb_alloc_reserve",),
+    fate=("Not among the patches that were merged in 3.6. SUSE carried it."),
     built=False,
 )
