@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EEXIST, ENOMEM
+from kemu.lib.radix_check import check_tree
 from kemu.lib.radix_nodes import MAP_MASK, MAP_SHIFT, MAP_SIZE, MAX_TAGS, NODE_SIZE, Item, RadixNode, RadixNodes, gfp_t
 
 __all__ = ["MAX_INDEX", "MAX_TAGS", "NODE_SIZE", "TAG_DIRTY", "TAG_WRITEBACK", "RadixNode", "RadixNodes", "RadixTree", "maxindex"]
@@ -296,36 +297,7 @@ class RadixTree:
 
     def check(self) -> None:
         """Assert the tree's invariants."""
-        items = 0
-        if not self.height:
-            items = int(self.rnode is not None)
-        elif self.rnode is None:
-            if any(self.tags):
-                raise KernelBug("radix tree: empty, but tagged", self)
-        else:
-            items = self._check_node(self.rnode, self.height, self.tags)
-            if self.rnode.count == 1 and self.rnode.slots[0] is not None:
-                raise KernelBug("radix tree: higher than its largest key needs", self)
-        if items != self.nr_items:
-            raise KernelBug(f"radix tree: {items} items, counted {self.nr_items}", self)
-
-    def _check_node(self, node: RadixNode, height: int, tagged: list[bool]) -> int:
-        """Assert one node's invariants and those below it; return the items."""
-        full = [slot is not None for slot in node.slots]
-        if node.count != sum(full) or not node.count:
-            raise KernelBug(f"radix tree: node {node.address:#x} counts {node.count}, and {sum(full)} slots are in use", self)
-        for tag in range(MAX_TAGS):
-            if bool(node.tags[tag]) != bool(tagged[tag]):
-                raise KernelBug(f"radix tree: node {node.address:#x}: tag {tag} disagrees with the level above", self)
-            if any(node.tags[tag] >> offset & 1 and not full[offset] for offset in range(MAP_SIZE)):
-                raise KernelBug(f"radix tree: node {node.address:#x}: tag {tag} of an empty slot", self)
-        if height == 1:
-            return node.count
-        below = 0
-        for offset, child in enumerate(node.slots):
-            if child is not None:
-                below += self._check_node(child, height - 1, [bool(bits >> offset & 1) for bits in node.tags])
-        return below
+        check_tree(self)
 
 
 def _next_offset(node: RadixNode, offset: int, tag: int | None) -> int:

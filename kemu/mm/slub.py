@@ -1,9 +1,10 @@
 """SLUB: objects of equal size, many to a page (2.6.23-mm1 mm/slub.c).
 
 Interface
-    * ``kmem_cache_create``, ``kmem_cache_destroy``, ``kmem_cache_shrink``; ``kmem_cache_alloc``, ``kmem_cache_free``.
+    * ``kmem_cache_alloc``, ``kmem_cache_free``; ``kmem_cache_create``, ``_destroy``, ``_shrink`` (slub_caches.py).
     * ``kmalloc``, ``kfree``, ``ksize``: up to 2048 bytes from a cache, above that whole pages.
-    * ``kmem_estimate_pages``, ``kestimate_single``, ``kestimate`` (slub_estimate.py); ``virt_to_page`` (slub_pages.py).
+    * ``kmem_estimate_pages``, ``kestimate_single``, ``kestimate`` (slub_estimate.py); ``virt_to_page``, ``is_reserve_backed``,
+      ``reserve_pages_by_holder`` (slub_pages.py).
     * An object is its address, an int; None is NULL.
 
 Rules
@@ -17,23 +18,20 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
 from kemu.mm import slub_debug
-from kemu.mm.gfp import _GFP_COMP, _GFP_DMA, _GFP_RECLAIMABLE, MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
+from kemu.mm.gfp import _GFP_COMP, MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab
 from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
 from kemu.mm.slub_estimate import SlubEstimates
 from kemu.mm.slub_geometry import (
     KMALLOC_MAX_CACHED,
     KMALLOC_SIZES,
-    SLAB_CACHE_DMA,
     SLAB_HWCACHE_ALIGN,
     SLAB_PANIC,
     SLAB_RECLAIM_ACCOUNT,
-    calculate_sizes,
     kmalloc_index,
 )
 
@@ -67,46 +65,6 @@ class Slub(SlubEstimates):
             cache = self.kmalloc_caches[kmalloc_index(max(size, 1))]
             assert cache is not None
             self._kmalloc_by_size.append(cache)
-
-    # caches
-
-    def kmem_cache_create(
-        self, name: str, size: int, align: int = 0, flags: int = 0, ctor: Callable[[int], None] | None = None
-    ) -> KmemCache:
-        """Make a cache of objects of ``size`` bytes; the cache itself costs the machine nothing."""
-        if name in self.caches or size <= 0:
-            raise KernelBug(f"kmem_cache_create: {name!r} of {size} bytes: the name is taken or the size is none")
-        geometry = calculate_sizes(size, align, flags, has_ctor=ctor is not None)
-        allocflags = _GFP_COMP if geometry[1] else 0
-        if flags & SLAB_CACHE_DMA:
-            allocflags |= _GFP_DMA
-        if flags & SLAB_RECLAIM_ACCOUNT:
-            allocflags |= _GFP_RECLAIMABLE
-        cache = KmemCache(name, size, flags, geometry, len(self.kernel.cpus), allocflags, align, ctor)
-        self.caches[name] = cache
-        return cache
-
-    def kmem_cache_shrink(self, cache: KmemCache) -> int:
-        """Give all empty slabs back and sort the others, the fullest first; return 0."""
-        for cpu in range(len(cache.cpu_slab)):
-            self.flush_cpu_slab(cache, cpu)
-        for page in [page for page in cache.partial.values() if not page.mapcount]:
-            del cache.partial[page.pfn]
-            self._discard_slab(cache, page)
-        by_use = sorted((-page.mapcount, place, pfn) for place, (pfn, page) in enumerate(cache.partial.items()))
-        for _, _, pfn in by_use:
-            cache.partial.move_to_end(pfn)
-        return 0
-
-    def kmem_cache_destroy(self, cache: KmemCache) -> int:
-        """Remove a cache; return the objects that are still in use: then it stays."""
-        self.kmem_cache_shrink(cache)
-        left = slub_debug.objects_in_use(cache)
-        if left:
-            self.kernel.printk(f"SLUB {cache.name}: kmem_cache_destroy() called for cache that still has {left} objects.", "err")
-            return left
-        del self.caches[cache.name]
-        return 0
 
     # objects
 

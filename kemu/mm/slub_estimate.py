@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
 from kemu.mm.slub_cache import KmemCache
+from kemu.mm.slub_caches import SlubCaches
 from kemu.mm.slub_geometry import KMALLOC_MAX_CACHED, kmalloc_index
-from kemu.mm.slub_pages import SlubPages
 
 _SIZE_T = (1 << 64) - 1
 
 
-class SlubEstimates(SlubPages):
+class SlubEstimates(SlubCaches):
     """The estimates.
 
     :ivar kmalloc_caches: by index, 1 to 11; index 0 is None.

@@ -2,7 +2,7 @@
 
 Interface
     * :class:`SlubPages`, the lower half of ``Slub``: ``_new_slab``, ``_discard_slab``, ``_get_partial``, ``_deactivate_slab``,
-      ``flush_cpu_slab``; ``virt_to_page``, ``is_reserve_backed``.
+      ``flush_cpu_slab``; ``virt_to_page``; for reports ``is_reserve_backed`` and ``reserve_pages_by_holder``.
 
 Rules
     * ``page.reserve`` (patch 02) is read straight after the page was allocated: its slot is the freelist's too.
@@ -61,6 +61,15 @@ class SlubPages:
     def is_reserve_backed(self, address: int) -> bool:
         """Tell whether the page of an object was allocated without watermarks; for reports, nothing decides by it."""
         return (address - PAGE_OFFSET) >> PAGE_SHIFT in self.page_alloc.reserve_pfns
+
+    def reserve_pages_by_holder(self) -> dict[str, int]:
+        """Count the pages that were allocated without watermarks and are in use, per cache; "pages" is what is no slab."""
+        holders: dict[str, int] = {}
+        for pfn in self.page_alloc.reserve_pfns:
+            cache = self._cache_of.get(pfn)
+            name = "pages" if cache is None else cache.name
+            holders[name] = holders.get(name, 0) + 1
+        return holders
 
     def _new_slab(self, cache: KmemCache, gfp: gfp_t) -> tuple[Page | None, int]:
         """Get a page and lay out its objects (``new_slab()``); return it and, with patch 03, its reserve tag."""

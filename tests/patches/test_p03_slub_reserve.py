@@ -286,3 +286,10 @@ def test_a_caller_that_can_wait_is_asked_again_after_its_sleep(poor, monkeypatch
     monkeypatch.setattr(poor.pa, "alloc_pages", interrupted)
     assert poor.slub.kmalloc(512, GFP_ATOMIC | _GFP_WAIT) is not None
     assert poor.cache(512).cpu_slab[0].reserve == 0
+
+
+def test_a_report_can_say_who_holds_the_reserve(poor):
+    poor.entitled_kmalloc(32)
+    poor.entitled_kmalloc(2048)
+    poor.entitled_kmalloc(5000)
+    assert poor.slub.reserve_pages_by_holder() == {"kmalloc-32": 1, "kmalloc-2048": 2, "pages": 2}

@@ -28,7 +28,7 @@ class Shop:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
-        self.serve = lambda gfp: False
+        self.serve = lambda _: False
 
     def alloc(self, gfp: int) -> int | None:
         self.asked.append(gfp)
@@ -94,7 +94,7 @@ def test_the_cycle_starts_again_after_each_sleep():
     """Invariant e: one attempt on the reserve between two sleeps, from the second lap on with WAIT and IO."""
     with slab_ground() as sg:
         pool, shop = empty_pool(sg)
-        shop.serve = lambda gfp: len(shop.asked) == 6
+        shop.serve = lambda _: len(shop.asked) == 6
         with sg.memalloc():
             assert pool.alloc(GFP_NOFS) == 7
         first = GFP_NOFS & ~(_GFP_WAIT | _GFP_IO)
@@ -130,7 +130,7 @@ def test_for_the_unentitled_nothing_changes(gfp, laps, memalloc):
     def asked(patches):
         with slab_ground(patches=patches) as sg:
             pool, shop = empty_pool(sg)
-            shop.serve = lambda gfp: len(shop.asked) > laps
+            shop.serve = lambda _: len(shop.asked) > laps
             unentitled = gfp & ~0x2000  # __GFP_MEMALLOC
             if memalloc:
                 with sg.memalloc():

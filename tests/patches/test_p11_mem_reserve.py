@@ -276,5 +276,5 @@ def test_b18b_as_posted_the_absurd_number_waits_where_nothing_is_connected():
         assert r.mem_reserve_connect(net, r.root) == -ENOMEM  # so no swap socket can ever be made
 
 
-def test_a_reserve_shows_itself(r):
+def test_a_reserve_shows_itself():
     assert repr(MemReserve("leaf")) == "<MemReserve 'leaf' pages=0 usage=0 limit=0 children=0>"

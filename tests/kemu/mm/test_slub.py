@@ -153,6 +153,16 @@ def test_shrink_gives_empty_slabs_back_and_sorts_the_fullest_first(sg):
     assert all(c.page is None for c in cache.cpu_slab)
 
 
+def test_shrink_all_leaves_only_what_is_in_use(sg):
+    keep, *others = alloc(sg, 1024, 9) + alloc(sg, 64, 3)
+    for address in others:
+        sg.slub.kfree(address)
+    sg.slub.shrink_all()
+    assert sg.pa.vmstat.nr_slab == 1
+    sg.slub.kfree(keep)
+    assert sg.pa.vmstat.nr_slab == 0
+
+
 def test_destroy_leaves_nothing_behind(sg):
     before = sg.pa.allocated_pages()
     cache = sg.slub.kmem_cache_create("thing", 300)
@@ -322,7 +332,7 @@ def test_a_cache_with_debugging_finds_a_double_free_at_once(sg):
     cache = sg.slub.kmem_cache_create("checked", 64, flags=SLAB_DEBUG_FREE)
     keep, address = (sg.slub.kmem_cache_alloc(cache, GFP_ATOMIC) for _ in range(2))
     sg.slub.kmem_cache_free(cache, address)
-    with pytest.raises(KernelBug, match="checked: object .* is already free"):
+    with pytest.raises(KernelBug, match=r"checked: object .* is already free"):
         sg.slub.kmem_cache_free(cache, address)
     with pytest.raises(KernelBug, match="not the begin of an object"):
         sg.slub.kmem_cache_free(cache, keep + 8)
