@@ -1,8 +1,7 @@
 """What a kmalloc and its kfree cost: the fast path, a slab from the reserve (patch 03's slow path), and a refusal."""
 
-from slab_ground import slab_ground
-
 from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC
+from slab_ground import slab_ground
 
 
 def pairs(slub, gfp):
