@@ -17,9 +17,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from kemu.mm.page import Page, PG_active, PG_error
-from kemu.mm.slub_geometry import SLAB_HWCACHE_ALIGN as SLAB_HWCACHE_ALIGN
-from kemu.mm.slub_geometry import SLAB_PANIC as SLAB_PANIC
-from kemu.mm.slub_geometry import SLAB_RECLAIM_ACCOUNT as SLAB_RECLAIM_ACCOUNT
+from kemu.mm.slub_geometry import SLAB_HWCACHE_ALIGN, SLAB_PANIC, SLAB_RECLAIM_ACCOUNT
+
+__all__ = [
+    "MIN_PARTIAL",
+    "SLAB_HWCACHE_ALIGN",
+    "SLAB_PANIC",
+    "SLAB_RECLAIM_ACCOUNT",
+    "KmemCache",
+    "KmemCacheCpu",
+    "PG_frozen",
+    "PG_slab_debug",
+    "PG_slab_reserve",
+]
 
 PG_frozen = PG_active  # SLUB's second meaning of the bit
 PG_slab_debug = PG_error
