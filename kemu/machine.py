@@ -65,6 +65,7 @@ class MachineConfig:
     :param patches: a PatchSet, or the text of one ("all,-20").
     :param fixes: a FixSet, or the text of one ("none").
     :param arch: the zone layout, x86_64 or i386.
+    :param constant_pages: the emergency pool that is set by hand where patch 11, which would size it, is off.
     :param overrides: subsystem class -> a mixin that stands before it, for one's own patch.
     """
 
@@ -76,6 +77,7 @@ class MachineConfig:
     seed: int = 0
     arch: str = "x86_64"
     vehicle: str | None = None
+    constant_pages: int = 0
     overrides: Mapping[type[Any], type[Any]] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
@@ -112,7 +114,7 @@ class Machine:
             lambda gfp, slub=self.slub: slub.kmem_cache_alloc(node_cache, gfp),
             lambda address, slub=self.slub: slub.kmem_cache_free(node_cache, address),
         )
-        self.reserves = build(Reserves, kernel, self.page_alloc, self.slub)
+        self.reserves = build(Reserves, kernel, self.page_alloc, self.slub, config.constant_pages)
         # pages that can be reclaimed
         self.congestion = build(Congestion, kernel)
         self.lru = build(Lru, self.page_alloc)
