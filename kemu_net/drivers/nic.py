@@ -150,7 +150,7 @@ class Nic:
             return
         if pending[0][0] <= self.cpu.now:
             self._schedule()
-        self.tx_event = self.cpu.post(pending[-1][0] + TX_INTERRUPT_NS, self._tx_interrupt, None)
+        self.tx_event = self.cpu.post(max(pending[-1][0], self.cpu.now) + TX_INTERRUPT_NS, self._tx_interrupt, None)
 
     def _schedule(self) -> None:
         """Mask the interrupt and put the driver on the poll list."""
