@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from kemu.kernel import costs
 from kemu.kernel.wait import WaitQueue
+from kemu_net.core.sock import SHUTDOWN_MASK
 from kemu_net.ipv4.tcp_sock import TcpSock
 from kemu_nfs.server.faults import CRASH_LOSE
 from kemu_nfs.server.filetree import FileTree
@@ -52,7 +53,7 @@ class Connection:
     :param peer: the client's IPv4 address, by which the reply cache knows him.
     """
 
-    __slots__ = ("closed", "peer", "queue", "queued", "reader", "sending", "sk")
+    __slots__ = ("closed", "peer", "queue", "queued", "reader", "reset", "sending", "sk")
 
     def __init__(self, sk: TcpSock, peer: int, limit: int) -> None:
         self.sk = sk
@@ -61,6 +62,7 @@ class Connection:
         self.queued = 0
         self.sending = False
         self.closed = False
+        self.reset = False
         self.queue = WaitQueue("nfsd connection")
 
     def may_send(self) -> bool:
@@ -163,11 +165,11 @@ class Nfsd:
         if conn.closed:
             return
         conn.closed = True
+        conn.reset = reset
         self.sched.wake_up_all(conn.queue)
-        if reset:
-            self.tcp.abort(conn.sk)
-        else:
-            self.tcp.shutdown(conn.sk)
+        # the socket belongs to who reads it: only let it, and who sends, come back from where they wait
+        conn.sk.sk_shutdown |= SHUTDOWN_MASK
+        self.sched.wake_up_all(conn.sk.sk_sleep)
 
     # the tasks
 
@@ -232,7 +234,10 @@ class Nfsd:
         self.connections.remove(conn)
         while conn.sending:
             sched.wait_event(conn.queue, lambda: not conn.sending, ("server", self))
-        self.tcp.close(conn.sk)
+        if conn.reset:
+            self.tcp.abort(conn.sk)
+        else:
+            self.tcp.close(conn.sk)
 
     def _thread(self, life: int) -> None:
         """Execute calls until this life ends (nfsd())."""

@@ -33,6 +33,8 @@ class PipeSock(TcpSock):
         self.daddr = PEER
         self.sk_reuse = False
         self.nonagle = 0
+        self.sk_shutdown = 0
+        self.sk_sleep = self.queue
 
 
 class PipeTcp:
@@ -57,7 +59,7 @@ class PipeTcp:
 
     def accept(self, sk):
         self.sched.wait_event(sk.queue, lambda: sk.backlog or sk.closed)
-        return -22 if sk.closed else sk.backlog.popleft()
+        return None if sk.closed else sk.backlog.popleft()
 
     def connect(self, addr, port):
         """The client's side: its end, or None if refused."""
@@ -71,7 +73,7 @@ class PipeTcp:
         return here
 
     def sendmsg(self, sk, data, more=False):
-        if sk.closed or sk.reset or sk.peer.closed:
+        if sk.closed or sk.reset or sk.peer.closed or sk.sk_shutdown:
             return -32
         part = data[:100]  # in pieces, with time between them
         sk.peer.chunks.append(part)
@@ -81,19 +83,14 @@ class PipeTcp:
         return len(part)
 
     def recvmsg(self, sk, size):
-        self.sched.wait_event(sk.queue, lambda: sk.chunks or sk.closed or sk.reset or sk.peer.closed)
+        self.sched.wait_event(sk.queue, lambda: sk.chunks or sk.reset or sk.peer.closed or sk.sk_shutdown)
         if sk.reset:
             return -104
-        return sk.chunks.popleft() if sk.chunks and not sk.closed else b""
-
-    def shutdown(self, sk):
-        sk.closed = True
-        self.sched.wake_up_all(sk.queue)
-        self.sched.wake_up_all(sk.peer.queue)
+        return sk.chunks.popleft() if sk.chunks else b""
 
     def abort(self, sk):
         sk.peer.reset = True
-        self.shutdown(sk)
+        self.close(sk)
 
     def close(self, sk):
         sk.closed = True

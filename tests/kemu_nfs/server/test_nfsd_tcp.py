@@ -1,0 +1,192 @@
+"""The server behind a real TCP: two machines on one wire, calls as bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from kemu.kernel.core import Kernel
+from kemu.kernel.errno import ECONNREFUSED, ECONNRESET
+from kemu.kernel.world import World
+from kemu.mm.page_alloc import PageAllocator
+from kemu.mm.reserve import Reserves
+from kemu.mm.slub import Slub
+from kemu_net.drivers.wire import Wire
+from kemu_net.stack import NetStack
+from kemu_nfs.server.nfsd import make_nfsd
+from kemu_nfs.server.record_marking import RecordReader, frame
+from net_ground import IP_A, IP_B, MAC_A, MAC_B
+
+MIB = 1 << 20
+PORT = 2049
+
+
+class Box:
+    """A machine with a network."""
+
+    def __init__(self, world, wire, name, mac, ip):
+        self.kernel = Kernel(name, world)
+        page_alloc = PageAllocator(self.kernel, 64 * MIB)
+        slub = Slub(self.kernel, page_alloc)
+        self.net = NetStack(self.kernel, page_alloc, slub, Reserves(self.kernel, page_alloc, slub), wire, mac=mac, ip=ip)
+
+
+class Pair:
+    """A client, a server, and the file that they speak about."""
+
+    def __init__(self, **wire):
+        self.world = World()
+        self.wire = Wire(self.world, **wire)
+        self.client = Box(self.world, self.wire, "client", MAC_A, IP_A)
+        self.server = Box(self.world, self.wire, "server", MAC_B, IP_B)
+        self.nfsd = make_nfsd(self.server.kernel, self.server.net.tcp, IP_B)
+        self.inode = self.nfsd.server.tree.make_file("/export/swap", 1 << 20)
+        self.tcp = self.client.net.tcp
+
+    def run(self, ms=5):
+        self.world.run(for_ns=ms * 1_000_000)
+
+    def start(self):
+        self.nfsd.start()
+        self.run()
+        assert self.nfsd.state == "running"
+
+    def connect(self):
+        sk = self.tcp.sock_create()
+        error = self.tcp.connect(sk, IP_B, PORT)
+        return error or sk
+
+    def ask(self, sk, *records):
+        """Send calls, wait for as many replies."""
+        for record in records:
+            assert self.tcp.sendmsg(sk, frame(record)) == len(record) + 4
+        reader = RecordReader(1 << 20)
+        replies = []
+        while len(replies) < len(records):
+            data = self.tcp.recvmsg(sk, 65536)
+            assert isinstance(data, bytes), data
+            assert data
+            replies += reader.feed(data)
+        return replies
+
+
+@pytest.fixture
+def pair():
+    pairs = []
+
+    def build(**wire):
+        pairs.append(Pair(**wire))
+        return pairs[-1]
+
+    yield build
+    for each in pairs:
+        each.nfsd.server.check()
+        each.world.shutdown()
+
+
+def write(speaker, home, offset, fill):
+    return speaker.record(7, speaker.write_args(home.inode.handle, offset, fill * 4096))
+
+
+def read(speaker, home, offset):
+    return speaker.record(6, speaker.opaque(home.inode.handle) + offset.to_bytes(8, "big") + speaker.words(4096))
+
+
+def test_pages_go_out_and_come_back(pair, speaker):
+    home = pair()
+    home.start()
+    sk = home.connect()
+    for number in range(20):
+        (reply,) = home.ask(sk, write(speaker, home, 4096 * number, bytes([number + 1])))
+        assert reply[24:28] == bytes(4)
+    for number in range(20):
+        (reply,) = home.ask(sk, read(speaker, home, 4096 * number))
+        assert reply[-4096:] == bytes([number + 1]) * 4096
+    home.client.net.check()
+    home.server.net.check()
+
+
+def test_sixteen_at_once_are_bounded_by_the_disk(pair, speaker):
+    home = pair()
+    home.start()
+    sk = home.connect()
+    began = home.world.now
+    replies = home.ask(sk, *(write(speaker, home, 4096 * number, b"x") for number in range(16)))
+    assert len({reply[:4] for reply in replies}) == 16
+    assert 16_000_000 <= home.world.now - began < 30_000_000
+
+
+def test_many_records_over_a_wire_that_loses(pair, speaker):
+    home = pair(loss=0.03)
+    home.start()
+    sk = home.connect()
+    for number in range(30):
+        home.ask(sk, write(speaker, home, 4096 * number, bytes([number + 1])))
+    assert all(home.inode.read_data(4096 * number, 4096) == bytes([number + 1]) * 4096 for number in range(30))
+
+
+def test_a_stopped_server_refuses_and_comes_back(pair, speaker):
+    home = pair()
+    home.start()
+    sk = home.connect()
+    home.ask(sk, write(speaker, home, 0, b"1"))
+    home.nfsd.stop()
+    home.run(50)
+    assert home.nfsd.state == "stopped"
+    assert home.tcp.recvmsg(sk, 100) == b""
+    home.tcp.close(sk)
+    assert home.connect() == -ECONNREFUSED
+    home.nfsd.start()
+    home.run()
+    assert home.ask(home.connect(), read(speaker, home, 0))[0][-4096:] == b"1" * 4096
+
+
+def test_a_stop_and_start_at_once_serve_the_same_ports(pair, speaker):
+    home = pair()
+    home.start()
+    clients = [home.connect() for _ in range(3)]
+    home.nfsd.stop()
+    home.run(10)
+    home.nfsd.start()
+    home.run(10)
+    assert home.nfsd.state == "running"
+    assert len(home.ask(home.connect(), speaker.record(0))) == 1
+    for sk in clients:
+        home.tcp.close(sk)
+    home.run(5000)
+    assert len(home.nfsd.connections) == 1
+
+
+def test_a_crash_resets(pair, speaker):
+    home = pair()
+    home.start()
+    sk = home.connect()
+    home.ask(sk, speaker.record(0))
+    home.nfsd.crash()
+    home.run(50)
+    assert home.tcp.recvmsg(sk, 100) == -ECONNRESET
+
+
+def test_sockets_of_the_server_do_not_leak(pair, speaker):
+    home = pair()
+    home.start()
+    before = len(home.server.net.socks.live)
+    for _ in range(5):
+        sk = home.connect()
+        home.ask(sk, speaker.record(0))
+        home.tcp.close(sk)
+        home.run(100)
+    home.run(70_000)
+    assert home.nfsd.connections == []
+    assert len(home.server.net.socks.live) == before
+    home.nfsd.stop()
+    home.run(100)
+    assert len(home.server.net.socks.live) == before - 2
+    home.server.net.tcp.check()
+
+
+def test_a_stream_that_breaks_the_rules_is_closed(pair):
+    home = pair()
+    home.start()
+    sk = home.connect()
+    home.tcp.sendmsg(sk, b"\xff" * 8)
+    assert home.tcp.recvmsg(sk, 100) in (b"", -ECONNRESET)
