@@ -8,15 +8,16 @@ Interface
         close()               close the NIC and free routes and neighbours; sockets are their owners' business
 
 Rules
-    * What is handed up here: the NIC gets the device layer, IP its protocols' handlers, the allocator of skbs the reserve that pays.
+    * What is handed up here: the NIC gets the device layer, IP its protocols' handlers, the skb allocator the reserve that pays.
     * The wait graph: ``("reply", nic)`` explains a task that waits for a packet. ``judged=True`` (the machine whose life is at
-      stake) also lets a dry ring count as a reason why nothing can come in any more.
+      stake) also makes a dry ring a reason why nothing can come in any more.
+    * ``build`` is Machine.build where there is a machine: a class may be overridden by one's own patch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kemu.errors import KernelBug
 from kemu_net.core.dev import Dev
@@ -38,6 +39,13 @@ if TYPE_CHECKING:
     from kemu.mm.slub import Slub
     from kemu_net.core.skbuff import SkBuff
     from kemu_net.drivers.wire import Wire
+
+T = TypeVar("T")
+
+
+def _build(cls: type[T], *args: object, **kwargs: object) -> T:
+    """Make a subsystem of its own class."""
+    return cls(*args, **kwargs)
 
 
 class NetStack:
@@ -69,26 +77,29 @@ class NetStack:
         ipv6: bool = True,
         constant_budget: int = 0,
         judged: bool = False,
+        build: Callable[..., Any] = _build,
     ) -> None:
         self.kernel = kernel
         self.page_alloc = page_alloc
         self.slub = slub
         self.stats = NetStats()
-        self.net_reserves = NetReserves(kernel, reserves)
-        self.skbs = SkbAlloc(kernel, page_alloc, slub, self.net_reserves, self.stats)
-        self.dev = Dev(kernel, self.skbs)
-        self.nic = Nic(
-            kernel, self.dev, wire, mac, mtu=mtu, ring=ring, packet_split=packet_split, rx_checksum=rx_checksum, itr_ns=itr_ns
+        self.net_reserves: NetReserves = build(NetReserves, kernel, reserves)
+        self.skbs: SkbAlloc = build(SkbAlloc, kernel, page_alloc, slub, self.net_reserves, self.stats)
+        self.dev: Dev = build(Dev, kernel, self.skbs)
+        self.nic: Nic = build(
+            Nic, kernel, self.dev, wire, mac, mtu=mtu, ring=ring, packet_split=packet_split, rx_checksum=rx_checksum, itr_ns=itr_ns
         )
         pages = page_alloc.total_pages
-        self.inet = Inet(kernel, self.dev, slub, self.nic, ip, pages, prefix=prefix, gateway=gateway)
+        self.inet: Inet = build(Inet, kernel, self.dev, slub, self.nic, ip, pages, prefix=prefix, gateway=gateway)
         self.arp = self.inet.arp
-        self.socks = Socks(kernel, page_alloc, slub, self.net_reserves, self.skbs, self.stats)
-        self.udp = Udp(kernel, self.socks, self.skbs, self.inet, self.stats)
-        self.tcp = Tcp(kernel, self.socks, self.skbs, self.inet, self.stats)
+        self.socks: Socks = build(Socks, kernel, page_alloc, slub, self.net_reserves, self.skbs, self.stats)
+        self.udp: Udp = build(Udp, kernel, self.socks, self.skbs, self.inet, self.stats)
+        self.tcp: Tcp = build(Tcp, kernel, self.socks, self.skbs, self.inet, self.stats)
         self.tcp.csum_offload = True
         ip6 = (create_dst_cache(slub), IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH) if ipv6 else None
-        self.inet_reserves = InetReserves(kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget)
+        self.inet_reserves: InetReserves = build(
+            InetReserves, kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget
+        )
         kernel.judge.explainers["reply"] = Nic.explain_reply
         if judged:
             kernel.judge.closed_probes.append(self.nic.dry_probe)

@@ -131,8 +131,14 @@ class Nic:
         """Take a frame from the wire; called from the sender's context, so nothing of this machine may run here."""
         if self.is_open:
             self.rx.arrive(time, frame)
-            if not self.irq_masked and self.irq_event is None:
-                self.irq_event = self.cpu.post(time + self.itr_ns, self._interrupt, None)
+            if self.irq_masked:
+                return
+            event = self.irq_event
+            if event is not None:
+                if event.time <= time + self.itr_ns:
+                    return
+                event.cancel()  # a frame that comes before those that are already known of
+            self.irq_event = self.cpu.post(time + self.itr_ns, self._interrupt, None)
 
     def _interrupt(self, _arg: object) -> None:
         """Start polling if a packet came in (``e1000_intr()``); frames that found no buffer give no interrupt."""

@@ -12,8 +12,8 @@ Rules
       (``world.lookahead_ns``).
     * Chances are in 0..1 and drawn from one ``random.Random(seed)`` in the order of transmission; a chance of 0 draws nothing.
     * ``taps`` see every frame that leaves the switch, with the time of its arrival, in the order of transmission.
-    * A frame is given to the receiver's cable when it is sent, not when it gets there: behind a long burst of one sender, a frame of
-      another that would have come in between waits for the burst's end.
+    * A frame is given to the receiver's cable when it is sent, not when it gets there: behind a long burst of one sender, one of
+      another sender that would have come in between waits for the burst's end.
     * Left out: collisions, flow control, VLANs.
 """
 

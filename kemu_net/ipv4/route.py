@@ -6,7 +6,8 @@ Interface
     RouteCache.max_size                          ip_rt_max_size, which patch 18 makes a reserve of
 
 Rules
-    * A lookup that misses allocates with GFP_ATOMIC in whatever context it runs; in softirq only PF_MEMALLOC (patch 23) entitles it.
+    * A lookup that misses allocates with GFP_ATOMIC in whatever context it runs; in softirq only PF_MEMALLOC (patch 23) entitles
+      it.
     * The cache is emptied every 600 s. Whoever looks something up checks that: no timer keeps an idle machine awake. A Dst that
       left the cache is ``obsolete``: who keeps one (a socket) looks up anew.
     * One entry per (source, destination) for input and output each; type of service and device are not part of the key.
