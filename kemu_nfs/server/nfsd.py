@@ -14,67 +14,38 @@ Rules of this file
       answered, or begun, after a restart.
     * stop() closes connections (FIN) and listeners: clients that come back are refused (RST) until start(). crash() resets them. A
       machine that falls silent instead is made by cutting the wire around both.
-    * Left out: portmap, UDP.
+    * UDP, if it is given: one task per port queues what comes, and the reply is one datagram. What does not fit into one (our UDP
+      does not fragment) is lost; a client takes an rsize of 1024.
+    * Left out: portmap.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
-from kemu.kernel import costs
-from kemu.kernel.wait import WaitQueue
-from kemu_net.core.sock import SHUTDOWN_MASK
 from kemu_net.ipv4.tcp_sock import TcpSock
-from kemu_nfs.server.faults import CRASH_LOSE
+from kemu_nfs.server.connection import MAX_QUEUED, Connection, UdpPeer
 from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.mount_proc import Export
-from kemu_nfs.server.record_marking import RecordReader
-from kemu_nfs.server.rpc_server import Answer, NfsServer
+from kemu_nfs.server.nfsd_threads import NfsdThreads
+from kemu_nfs.server.rpc_server import NfsServer
 from kemu_nfs.sunrpc.rpc_const import MOUNT_PORT, NFS_PORT
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
     from kemu_net.ipv4.tcp import Tcp
+    from kemu_net.ipv4.udp import Udp, UdpSock
     from kemu_nfs.server.nfs3_file import ServerCosts
 
 NFSD_THREADS = 8
 RECV_SIZE = 65536
-MAX_QUEUED = 64  # calls of one connection that wait for a thread; more stay in its socket
+MAX_DATAGRAMS = 256  # calls that wait for a thread; a datagram that comes then is lost, as in a full socket
 RECORD_SLACK = 2048  # what a call is longer than the data that it carries
 REBOOT_NS = 30_000_000_000
 LISTEN_RETRY_NS = 1_000_000_000
 
 
-class Connection:
-    """One client's connection.
-
-    :param sk: its socket; the reading task closes it.
-    :param peer: the client's IPv4 address, by which the reply cache knows him.
-    """
-
-    __slots__ = ("closed", "peer", "queue", "queued", "reader", "reset", "sending", "sk")
-
-    def __init__(self, sk: TcpSock, peer: int, limit: int) -> None:
-        self.sk = sk
-        self.peer = peer
-        self.reader = RecordReader(limit)
-        self.queued = 0
-        self.sending = False
-        self.closed = False
-        self.reset = False
-        self.queue = WaitQueue("nfsd connection")
-
-    def may_send(self) -> bool:
-        """Tell whether no other thread is sending."""
-        return not self.sending or self.closed
-
-    def may_read(self) -> bool:
-        """Tell whether there is room for more calls."""
-        return self.queued < MAX_QUEUED or self.closed
-
-
-class Nfsd:
+class Nfsd(NfsdThreads):
     """The server's threads.
 
     :param server: what executes calls; it may be shared with nobody.
@@ -90,23 +61,17 @@ class Nfsd:
         ip: int,
         ports: tuple[int, ...] = (NFS_PORT, MOUNT_PORT),
         threads: int = NFSD_THREADS,
+        udp: Udp | None = None,
     ) -> None:
-        self.kernel = kernel
-        self.sched = kernel.sched
-        self.tcp = tcp
-        self.server = server
+        super().__init__(kernel, tcp, udp, server)
         self.ip = ip
         self.ports = ports
         self.threads = threads
         self.state = "stopped"
-        self.life = 0
         self.reboot_ns = REBOOT_NS
         self.listeners: list[TcpSock] = []
         self.connections: list[Connection] = []
-        self.calls: deque[tuple[Connection, bytes]] = deque()
-        self.work = WaitQueue("nfsd")
-        self.disk_free_ns = 0
-        self.disk_busy_ns = 0
+        self.udp_socks: list[UdpSock] = []
         self.accepted = 0
 
     # outages, from anywhere
@@ -123,6 +88,8 @@ class Nfsd:
         life = self.life
         for port in self.ports:
             self.sched.spawn("nfsd-listen", lambda port=port: self._listen(port, life))  # type: ignore[misc]  # bound early
+            if self.udp is not None:
+                self.sched.spawn("nfsd-udp", lambda port=port: self._receive(port, life))  # type: ignore[misc]  # bound early
         for _ in range(self.threads):
             self.sched.spawn("nfsd", lambda: self._thread(life))
 
@@ -136,6 +103,9 @@ class Nfsd:
             return
         self.server.tree.crash(lose_unstable)
         self._end(reset=True, reboot_ns=reboot_ns)
+
+    def _power_fails(self, lose_unstable: bool) -> None:
+        self.crash(lose_unstable=lose_unstable, reboot_ns=self.reboot_ns)
 
     def _end(self, *, reset: bool, reboot_ns: int | None = None) -> None:
         if self.state not in ("starting", "running"):
@@ -153,23 +123,14 @@ class Nfsd:
         self.listeners.clear()
         for conn in list(self.connections):
             self._hang_up(conn, reset=reset)
+        for sk in self.udp_socks:
+            self.sched.wake_up_all(sk.sk_sleep)
         self.state = "stopped"
         if reboot_ns is not None:
             life = self.life
             self.sched.usleep(reboot_ns, ("server", self))
             if self.life == life:
                 self.start()
-
-    def _hang_up(self, conn: Connection, *, reset: bool) -> None:
-        """End a connection; its reading task notices and closes the socket."""
-        if conn.closed:
-            return
-        conn.closed = True
-        conn.reset = reset
-        self.sched.wake_up_all(conn.queue)
-        # the socket belongs to who reads it: only let it, and who sends, come back from where they wait
-        conn.sk.sk_shutdown |= SHUTDOWN_MASK
-        self.sched.wake_up_all(conn.sk.sk_sleep)
 
     # the tasks
 
@@ -239,74 +200,26 @@ class Nfsd:
         else:
             self.tcp.close(conn.sk)
 
-    def _thread(self, life: int) -> None:
-        """Execute calls until this life ends (nfsd())."""
-        sched = self.sched
-        calls = self.calls
-        why = ("server", self)
-
-        def something() -> bool:
-            return bool(calls) or life != self.life
-
-        while True:
-            if not calls or life != self.life:
-                sched.wait_event(self.work, something, why, exclusive=True)
-            if life != self.life:
-                return
-            if not calls:
-                continue
-            conn, record = calls.popleft()
-            conn.queued -= 1
-            if conn.queued == MAX_QUEUED - 1:
-                sched.wake_up_all(conn.queue)
-            if not conn.closed:
-                self._serve(conn, record, life)
-
-    def _serve(self, conn: Connection, record: bytes, life: int) -> None:
-        """Execute one call, let its cost pass, reply (svc_process(), svc_send())."""
-        sched = self.sched
-        sched.spend(costs.SERVER_CALL)
-        answer = self.server.handle(record, sched.now, conn.peer)
-        if answer is None:
+    def _receive(self, port: int, life: int) -> None:
+        """Queue the datagrams of one port (svc_udp_recvfrom())."""
+        udp = self.udp
+        assert udp is not None
+        sk = udp.sock_create()
+        if sk is None:
+            self.kernel.printk("nfsd: no memory for a UDP socket", "err")
             return
-        if answer.cost_ns:
-            self._disk(answer.cost_ns)
-        if answer.delay_ns:
-            sched.usleep(answer.delay_ns, ("server", self))
-        if life != self.life:
-            return
-        if answer.crash is not None:
-            self.crash(lose_unstable=answer.crash == CRASH_LOSE, reboot_ns=self.reboot_ns)
-            return
-        self._reply(conn, answer)
-
-    def _disk(self, ns: int) -> None:
-        """Wait until the disk has done this, after all that it was asked before."""
-        now = self.sched.now
-        start = max(self.disk_free_ns, now)
-        self.disk_free_ns = start + ns
-        self.disk_busy_ns += ns
-        self.sched.usleep(start + ns - now, ("server", self))
-
-    def _reply(self, conn: Connection, answer: Answer) -> None:
-        """Send a reply whole, after those of other threads. From now on the reply cache answers duplicates."""
-        self.server.finish(answer)
-        data = answer.record
-        sched = self.sched
-        if conn.sending:
-            sched.wait_event(conn.queue, conn.may_send, ("server", self))
-        if conn.closed or not data:
-            return
-        conn.sending = True
-        sent = self.tcp.sendmsg(conn.sk, data)
-        while 0 <= sent < len(data) and not conn.closed:
-            data = data[sent:]
-            sent = self.tcp.sendmsg(conn.sk, data)
-        conn.sending = False
-        sched.wake_up_all(conn.queue)
-        if sent < 0:
-            # a record that left in part cannot be taken back
-            self._hang_up(conn, reset=False)
+        while life == self.life and udp.bind(sk, self.ip, port):
+            self.sched.usleep(LISTEN_RETRY_NS, ("server", self))
+        self.udp_socks.append(sk)
+        while life == self.life:
+            self.sched.wait_event(sk.sk_sleep, lambda: sk.sk_receive_queue or life != self.life, ("server", self))
+            datagram = udp.recvfrom(sk, nonblock=True)
+            if not isinstance(datagram, int) and life == self.life and len(self.calls) < MAX_DATAGRAMS:
+                data, peer, source = datagram
+                self.calls.append((UdpPeer(sk, peer, source), data))
+                self.sched.wake_up(self.work)
+        self.udp_socks.remove(sk)
+        udp.close(sk)
 
 
 def make_nfsd(
@@ -318,8 +231,9 @@ def make_nfsd(
     server_costs: ServerCosts | None = None,
     ports: tuple[int, ...] = (NFS_PORT, MOUNT_PORT),
     threads: int = NFSD_THREADS,
+    udp: Udp | None = None,
 ) -> Nfsd:
     """Make a server whose files show this machine's time; it is not started."""
     sched = kernel.sched
     server = NfsServer(FileTree(lambda: sched.now), exports=exports, costs=server_costs)
-    return Nfsd(kernel, tcp, server, ip, ports, threads)
+    return Nfsd(kernel, tcp, server, ip, ports, threads, udp)

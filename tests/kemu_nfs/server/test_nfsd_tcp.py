@@ -1,4 +1,4 @@
-"""The server behind a real TCP: two machines on one wire, calls as bytes."""
+"""The server behind a real TCP and UDP: two machines on one wire, calls as bytes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Pair:
         self.wire = Wire(self.world, **wire)
         self.client = Box(self.world, self.wire, "client", MAC_A, IP_A)
         self.server = Box(self.world, self.wire, "server", MAC_B, IP_B)
-        self.nfsd = make_nfsd(self.server.kernel, self.server.net.tcp, IP_B)
+        self.nfsd = make_nfsd(self.server.kernel, self.server.net.tcp, IP_B, udp=self.server.net.udp)
         self.inode = self.nfsd.server.tree.make_file("/export/swap", 1 << 20)
         self.tcp = self.client.net.tcp
 
@@ -180,7 +180,7 @@ def test_sockets_of_the_server_do_not_leak(pair, speaker):
     assert len(home.server.net.socks.live) == before
     home.nfsd.stop()
     home.run(100)
-    assert len(home.server.net.socks.live) == before - 2
+    assert len(home.server.net.socks.live) == before - 4
     home.server.net.tcp.check()
 
 
@@ -190,3 +190,36 @@ def test_a_stream_that_breaks_the_rules_is_closed(pair):
     sk = home.connect()
     home.tcp.sendmsg(sk, b"\xff" * 8)
     assert home.tcp.recvmsg(sk, 100) in (b"", -ECONNRESET)
+
+
+def test_a_datagram_is_answered_by_a_datagram(pair, speaker):
+    home = pair()
+    home.start()
+    udp = home.client.net.udp
+    sk = udp.sock_create()
+    assert udp.bind(sk, IP_A, 900) == 0
+    record = speaker.record(7, speaker.write_args(home.inode.handle, 1024, b"d" * 1024))
+    assert udp.sendto(sk, record, IP_B, PORT) == len(record)
+    reply, peer, port = udp.recvfrom(sk)
+    assert (reply[:4], reply[24:28], peer, port) == (record[:4], bytes(4), IP_B, PORT)
+    assert home.inode.read_data(1024, 1024) == b"d" * 1024
+    udp.sendto(sk, record, IP_B, PORT)
+    assert udp.recvfrom(sk)[0] == reply
+    assert home.nfsd.server.drc.replayed == 1
+
+
+def test_udp_ends_with_the_server(pair, speaker):
+    home = pair()
+    home.start()
+    home.nfsd.stop()
+    home.run()
+    assert home.nfsd.udp_socks == []
+    udp = home.client.net.udp
+    sk = udp.sock_create()
+    udp.sendto(sk, speaker.record(0), IP_B, PORT)
+    home.run()
+    assert udp.recvfrom(sk, nonblock=True).__class__ is int
+    home.start()
+    udp.sendto(sk, speaker.record(0), IP_B, PORT)
+    home.run()
+    assert len(udp.recvfrom(sk)[0]) == 24
