@@ -19,10 +19,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-import attrs
-
 from kemu.errors import KernelBug
-from kemu_nfs.server.inode import BLOCK_SHIFT, BLOCK_SIZE, Inode
+from kemu_nfs.server.cred import Cred
+from kemu_nfs.server.inode import BLOCK_SHIFT, Inode
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3DIR,
     NF3LNK,
@@ -46,29 +45,6 @@ LINK_MAX = 32000
 
 _HANDLE = struct.Struct("!4sIQI12x")
 _MAGIC = b"kemu"
-
-MAY_READ, MAY_WRITE, MAY_EXEC = 4, 2, 1
-
-
-@attrs.frozen
-class Cred:
-    """Who calls: the numbers of AUTH_SYS."""
-
-    uid: int
-    gid: int
-    gids: tuple[int, ...] = ()
-
-
-def permitted(inode: Inode, cred: Cred, want: int) -> bool:
-    """Tell whether the mode bits grant all of ``want`` (MAY_*) to ``cred``; root may all but execute a file without an x bit."""
-    mode = inode.mode
-    if cred.uid == 0:
-        return not want & MAY_EXEC or inode.ftype == NF3DIR or bool(mode & 0o111)
-    if cred.uid == inode.uid:
-        mode >>= 6
-    elif cred.gid == inode.gid or inode.gid in cred.gids:
-        mode >>= 3
-    return mode & want == want
 
 
 def check_name(name: bytes) -> int:
@@ -367,6 +343,3 @@ class FileTree:
         for inode in self.by_handle.values():
             if inode.nlink != names[inode.fileid]:
                 raise KernelBug(f"object {inode.fileid} has nlink {inode.nlink}, and {names[inode.fileid]} names lead to it")
-
-
-__all__ = ["BLOCK_SIZE", "Cred", "FileTree", "check_name", "permitted"]

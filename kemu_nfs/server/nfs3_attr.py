@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import attrs
 
-from kemu_nfs.server.filetree import MAY_WRITE, Cred, FileTree, permitted
+from kemu_nfs.server.cred import MAY_WRITE, Cred, permitted
+from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.inode import Inode
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3DIR,

@@ -13,7 +13,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from kemu_nfs.server.filetree import MAY_EXEC, MAY_READ, MAY_WRITE, permitted
+from kemu_nfs.server.cred import MAY_EXEC, MAY_READ, MAY_WRITE, permitted
 from kemu_nfs.server.inode import Inode
 from kemu_nfs.server.nfs3_attr import (
     PreOp,

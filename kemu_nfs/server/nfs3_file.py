@@ -18,7 +18,8 @@ import struct
 
 import attrs
 
-from kemu_nfs.server.filetree import LINK_MAX, MAY_EXEC, MAY_READ, MAY_WRITE, NAME_MAX, Cred, FileTree, permitted
+from kemu_nfs.server.cred import MAY_EXEC, MAY_READ, MAY_WRITE, Cred, permitted
+from kemu_nfs.server.filetree import LINK_MAX, NAME_MAX, FileTree
 from kemu_nfs.server.inode import BLOCK_SIZE, Inode
 from kemu_nfs.server.nfs3_attr import (
     MAX_FILE_SIZE,

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import struct
 
-from kemu_nfs.server.filetree import MAY_WRITE, Cred, FileTree, permitted
+from kemu_nfs.server.cred import MAY_WRITE, Cred, permitted
+from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.inode import BLOCK_SHIFT, BLOCK_SIZE
 from kemu_nfs.server.nfs3_attr import MAX_FILE_SIZE, NSEC_PER_SEC
 from kemu_nfs.server.nfs3_dir import DirProcedures

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import attrs
 
-from kemu_nfs.server.filetree import Cred
+from kemu_nfs.server.cred import Cred
 from kemu_nfs.sunrpc.xdr import Packer, Unpacker
 
 

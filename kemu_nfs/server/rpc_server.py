@@ -20,9 +20,10 @@ import struct
 import zlib
 from collections.abc import Callable
 
+from kemu_nfs.server.cred import Cred
 from kemu_nfs.server.drc import CacheEntry, DuplicateRequestCache
 from kemu_nfs.server.faults import CRASH, CRASH_LOSE, DELAY, DROP, DROP_REPLY, ERROR, FaultRule, Faults
-from kemu_nfs.server.filetree import Cred, FileTree
+from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.mount_proc import Export, MountProgram
 from kemu_nfs.server.nfs3_file import ServerCosts
 from kemu_nfs.server.nfs3_proc import Nfs3Program

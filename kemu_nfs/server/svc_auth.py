@@ -10,7 +10,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from kemu_nfs.server.filetree import Cred
+from kemu_nfs.server.cred import Cred
 from kemu_nfs.sunrpc.rpc_const import (
     RPC_AUTH_BADCRED,
     RPC_AUTH_BADVERF,

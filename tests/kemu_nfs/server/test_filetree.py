@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
-from kemu_nfs.server.filetree import MAY_EXEC, MAY_READ, MAY_WRITE, Cred, FileTree, permitted
+from kemu_nfs.server.cred import MAY_EXEC, MAY_READ, MAY_WRITE, Cred, permitted
+from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.sunrpc.nfs3_const import NFS3ERR_BADHANDLE, NFS3ERR_STALE
 
 ROOT = Cred(0, 0)

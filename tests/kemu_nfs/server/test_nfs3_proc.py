@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kemu_nfs.server.filetree import Cred, FileTree
+from kemu_nfs.server.cred import Cred
+from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.nfs3_proc import Nfs3Program
 from kemu_nfs.server.rpc_server import NfsServer
 from kemu_nfs.sunrpc.nfs3_const import NFS3_PROC_NAMES, NFS3ERR_BADHANDLE, NFS3ERR_STALE
