@@ -17,4 +17,5 @@ FIX = Fix(
     title="one cred reference leaks per page swapped out",
     mended_in="v15: uses the file's context",
     expect="leak: one reference of a credential per page swapped out; its count grows without end",
+    touches=("kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage",),
 )

@@ -19,4 +19,5 @@ FIX = Fix(
     title="reclaim by a task of another uid loses the page",
     mended_in="v15: uses the file's context",
     expect="outcome: data_loss as soon as an unprivileged process reclaims",
+    touches=("kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage",),
 )

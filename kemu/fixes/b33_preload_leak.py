@@ -19,4 +19,5 @@ FIX = Fix(
     title="a failed preload on the second lap leaks an nfs_page",
     mended_in="v15 drops the patch",
     expect="leak: one nfs_page, one page and one context reference each time",
+    touches=("kemu_nfs.nfs.write.NfsWrite.nfs_update_request",),
 )

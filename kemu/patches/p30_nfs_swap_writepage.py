@@ -36,9 +36,9 @@ PATCH = Patch(
     message_id="20071030160915.636328000@chello.nl",
     needs=("swap_file_aops",),
     wants=("nfs_swapcache", "nfs_no_revalidate"),
-    touches=("kemu.mm.swapfile.Swapfile._enable",),
-    fate=(
-        "Dropped in v15, where nfs_swap_out() uses the context with which swapon opened the file. 3.6 writes "
-        "by direct I/O, 5.19 has nfs_swap_rw()."
+    touches=(
+        "kemu.mm.swapfile.Swapfile._enable",
+        "kemu_nfs.nfs.write.NfsWrite._nfs_set_pageerror",
+        "kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage",
     ),
 )

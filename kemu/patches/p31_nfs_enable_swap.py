@@ -67,6 +67,7 @@ PATCH = Patch(
     ),
     touches=(
         "kemu_nfs.sunrpc.xs_swapper",
+        "kemu_nfs.nfs.file.NfsFileOps.__init__",
         "kemu_nfs.sunrpc.rpc_sched.RpcSched.rpc_alloc_task",
         "kemu_nfs.sunrpc.rpc_sched.RpcSched.rpc_malloc",
         "kemu_nfs.sunrpc.xs_connect.XsTcpConnect._xs_tcp_connect_worker4",

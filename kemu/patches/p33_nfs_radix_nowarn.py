@@ -34,9 +34,8 @@ PATCH = Patch(
     message_id="20071030160916.021029000@chello.nl",
     needs=(),
     wants=("nfs_noio",),
-    touches=("kemu_nfs.nfs.inode.NfsInodes.__init__",),
-    fate=(
-        "Dropped as a patch of its own in v15: NFS had been restructured, and mainline preloads since 2.6.26. "
-        "The tree itself is gone since the years 2010 to 2014."
+    touches=(
+        "kemu_nfs.nfs.inode.NfsInodes.__init__",
+        "kemu_nfs.nfs.write.NfsWrite.nfs_update_request",
     ),
 )
