@@ -107,7 +107,7 @@ class DiskOps:
 
 
 class FakeNet:
-    """A file system without blocks: its file answers WRITEs and READs of pages after a while. It uses the page methods as NFS does."""
+    """A file system without blocks: it answers WRITEs and READs of pages after a while, and uses the page methods as NFS does."""
 
     def __init__(self, ground: Swap, latency_ns: int = 200_000) -> None:
         self.ground = ground

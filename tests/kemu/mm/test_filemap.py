@@ -1,0 +1,210 @@
+"""Locks, writeback and the page cache (mm/filemap.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from kemu.errors import KernelBug
+from kemu.kernel.errno import EEXIST, EIO, ENOENT, ENOMEM
+from kemu.mm.address_space import AddressSpace, Inode
+from kemu.mm.backing_dev import BDI_CAP_NO_ACCT_DIRTY, BackingDev
+from kemu.mm.gfp import GFP_KERNEL
+from kemu.mm.page import PG_dirty, PG_locked, PG_lru, PG_private, PG_reclaim, PG_uptodate, PG_writeback
+from swap_ground import DiskOps, RamDisk, page_bytes, swap_ground
+
+
+@pytest.fixture
+def ground():
+    with swap_ground(kswapd=False) as g:
+        yield g
+
+
+@pytest.fixture
+def page(ground):
+    return ground.pa.alloc_page(GFP_KERNEL)
+
+
+@pytest.fixture
+def mapping(ground):
+    disk = RamDisk(ground.kernel)
+    disk.blocks.update({i: page_bytes(i) for i in range(20)})
+    inode = Inode(ino=1, size=20 * 4096)
+    return AddressSpace(inode, DiskOps(disk, ground), BackingDev(ground.congestion, "disk"))
+
+
+def test_a_lock_is_had_once(ground, page):
+    assert ground.filemap.trylock_page(page)
+    assert not ground.filemap.trylock_page(page)
+    ground.filemap.unlock_page(page)
+    ground.filemap.lock_page(page)
+    assert page.flags & PG_locked
+
+
+def test_unlocking_an_unlocked_page_is_an_oops(ground, page):
+    with pytest.raises(KernelBug, match="not locked"):
+        ground.filemap.unlock_page(page)
+
+
+def test_who_waits_for_a_lock_gets_it_when_it_is_free(ground, page):
+    ground.filemap.lock_page(page)
+    ground.world.post(1_000_000, lambda _: ground.filemap.unlock_page(page), None)
+    ground.filemap.lock_page(page)
+    assert page.flags & PG_locked
+    assert ground.sched.now >= 1_000_000
+    assert not ground.filemap._waiters
+
+
+def test_several_waiters_get_the_lock_one_after_the_other(ground, page):
+    got = []
+
+    def body():
+        ground.filemap.lock_page(page)
+        got.append(ground.task.comm)
+        ground.sched.usleep(1000)
+        ground.filemap.unlock_page(page)
+
+    ground.filemap.lock_page(page)
+    tasks = [ground.sched.spawn(f"t{i}", body) for i in range(3)]
+    ground.sched.usleep(1000)
+    ground.filemap.unlock_page(page)
+    ground.run(*tasks)
+    assert sorted(got) == ["t0", "t1", "t2"]
+    assert not ground.filemap._waiters
+
+
+def test_writeback_is_counted_and_waited_for(ground, page):
+    assert not ground.filemap.set_page_writeback(page)
+    assert ground.filemap.set_page_writeback(page)
+    assert ground.vmstat.nr_writeback == 1
+    ground.world.post(1_000_000, lambda _: ground.filemap.end_page_writeback(page), None)
+    ground.filemap.wait_on_page_writeback(page)
+    assert not page.flags & PG_writeback
+    assert ground.vmstat.nr_writeback == 0
+
+
+def test_ending_a_writeback_that_is_not_there_is_an_oops(ground, page):
+    with pytest.raises(KernelBug, match="not under writeback"):
+        ground.filemap.end_page_writeback(page)
+
+
+def test_the_end_of_writeback_is_progress_and_rotates_what_reclaim_wants(ground, page):
+    other = ground.pa.alloc_page(GFP_KERNEL)
+    ground.lru.lru_cache_add(other)
+    ground.lru.lru_cache_add(page)
+    ground.filemap.set_page_writeback(page)
+    page.flags |= PG_reclaim
+    ground.sched.usleep(5000)
+    ground.filemap.end_page_writeback(page)
+    assert list(page.zone.inactive) == [page, other]
+    assert not page.flags & (PG_reclaim | PG_writeback)
+    assert ground.judge.last_ns >= 5000
+
+
+def test_a_waiter_can_be_explained_up_to_who_does_the_io(ground, page):
+    ground.filemap.writeback_owner = lambda _page: ("sleep", None)
+    ground.task.why = ("writeback", page)
+    assert "writeback of page" in ground.judge.explain(ground.task)
+    assert "time to pass" in ground.judge.explain(ground.task)
+    ground.task.why = ("page lock", page)
+    assert "lock of page" in ground.judge.explain(ground.task)
+    ground.task.why = None
+
+
+def test_dirty_pages_of_files_are_counted_those_of_swap_are_not(ground, mapping):
+    page = ground.filemap.find_or_create_page(mapping, 0)
+    assert ground.filemap.set_page_dirty(page)
+    assert not ground.filemap.set_page_dirty(page)
+    assert ground.vmstat.nr_dirty == 1
+    assert ground.filemap.clear_page_dirty_for_io(page)
+    assert not ground.filemap.clear_page_dirty_for_io(page)
+    assert ground.vmstat.nr_dirty == 0
+    mapping.backing_dev_info.capabilities = BDI_CAP_NO_ACCT_DIRTY
+    ground.filemap.set_page_dirty(page)
+    assert ground.vmstat.nr_dirty == 0
+
+
+def test_a_page_without_an_address_space_can_be_dirty(ground, page):
+    assert ground.filemap.set_page_dirty(page)
+    assert page.flags & PG_dirty and ground.vmstat.nr_dirty == 0
+
+
+def test_reading_fills_the_cache_once(ground, mapping):
+    page = ground.filemap.read_mapping_page(mapping, 3, None)
+    again = ground.filemap.read_mapping_page(mapping, 3, None)
+    assert page is again and page.contents == page_bytes(3)
+    assert page.count == 3 and page.flags & PG_lru
+    assert mapping.nrpages == 1 == ground.vmstat.nr_file_pages
+    for _ in range(2):
+        ground.lru.put_page(page)
+    ground.check()
+
+
+def test_a_failed_read_is_eio(ground, mapping, monkeypatch):
+    def readpage(_file, page):
+        ground.filemap.unlock_page(page)
+        return 0
+
+    monkeypatch.setattr(mapping.a_ops, "readpage", readpage, raising=False)
+    assert ground.filemap.read_mapping_page(mapping, 1, None) == -EIO
+
+
+def test_the_same_index_cannot_be_added_twice(ground, mapping, page):
+    assert ground.filemap.add_to_page_cache(page, mapping, 0, GFP_KERNEL) == 0
+    other = ground.pa.alloc_page(GFP_KERNEL)
+    assert ground.filemap.add_to_page_cache(other, mapping, 0, GFP_KERNEL) == -EEXIST
+    assert ground.sched.in_atomic() is False
+
+
+def test_without_nodes_nothing_is_added(ground, mapping, page, monkeypatch):
+    monkeypatch.setattr(ground.nodes, "preload", lambda _gfp: -ENOMEM)
+    assert ground.filemap.add_to_page_cache(page, mapping, 0, GFP_KERNEL) == -ENOMEM
+    assert ground.filemap.find_or_create_page(mapping, 1) is None
+    assert ground.filemap.read_mapping_page(mapping, 1, None) == -ENOMEM
+
+
+def test_truncation_frees_the_pages(ground, mapping):
+    before = ground.vmstat.pgfree
+    for index in range(10):
+        page = ground.filemap.read_mapping_page(mapping, index, None)
+        ground.filemap.set_page_dirty(page)
+        ground.lru.put_page(page)
+    assert ground.filemap.truncate_inode_pages(mapping, 4) == 0
+    assert mapping.nrpages == 4
+    assert ground.filemap.truncate_inode_pages(mapping) == 0
+    assert mapping.nrpages == 0 == ground.vmstat.nr_file_pages == ground.vmstat.nr_dirty
+    assert ground.vmstat.pgfree - before >= 10
+    ground.check()
+
+
+def test_truncation_leaves_a_page_with_private_data_and_says_so(ground, mapping):
+    page = ground.filemap.read_mapping_page(mapping, 0, None)
+    page.flags |= PG_private
+    assert ground.filemap.truncate_inode_pages(mapping) == -ENOENT
+    assert mapping.nrpages == 1
+
+
+def test_truncation_of_a_file_that_was_never_read(ground, mapping):
+    assert ground.filemap.truncate_inode_pages(mapping) == 0
+
+
+def test_a_page_truncated_while_we_waited_is_not_found(ground, mapping):
+    page = ground.filemap.read_mapping_page(mapping, 0, None)
+    ground.filemap.lock_page(page)
+
+    def truncate(_):
+        ground.filemap.remove_from_page_cache(page)
+        ground.filemap.unlock_page(page)
+        ground.lru.put_page(page)
+
+    ground.world.post(1_000_000, truncate, None)
+    assert ground.filemap.find_lock_page(mapping, 0) is None
+
+
+def test_page_mapping_of_anonymous_and_swap_pages(ground, mapping):
+    mm = ground.process()
+    page = ground.filemap.read_mapping_page(mapping, 0, None)
+    assert ground.filemap.page_mapping(page) is mapping
+    page.mapping = mm.anon_vma
+    assert ground.filemap.page_mapping(page) is None
+    page.mapping = mapping
+    assert page.flags & PG_uptodate
