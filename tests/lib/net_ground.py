@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.reserve import Reserves
 from kemu.mm.slub import Slub
 from kemu.patches import PatchSet
+from kemu_net.core.checksum import csum_fold, csum_partial, csum_tcpudp_magic
 from kemu_net.core.dev import Dev
 from kemu_net.core.net_reserve import NetReserves
 from kemu_net.core.skb_alloc import SkbAlloc
@@ -29,6 +31,19 @@ MIB = 1 << 20
 MAC_A, MAC_B, MAC_C = (bytes((2, 0, 0, 0, 0, last)) for last in (1, 2, 3))
 IP_A, IP_B, IP_C = 0x0A000001, 0x0A000002, 0x0A000003
 MS = 1_000_000
+
+
+def ip_packet(proto: int, segment: bytes, *, saddr: int = IP_B, daddr: int = IP_A, fragment: int = 0x4000, ttl: int = 64) -> bytes:
+    """Make an IPv4 packet."""
+    header = struct.pack("!BBHHHBBHII", 0x45, 0, 20 + len(segment), 1, fragment, ttl, proto, 0, saddr, daddr)
+    return header[:10] + csum_fold(csum_partial(header)).to_bytes(2, "big") + header[12:] + segment
+
+
+def udp_frame(payload: bytes = b"x" * 100, dport: int = 7, *, saddr: int = IP_B, daddr: int = IP_A, sport: int = 9) -> bytes:
+    """Make a frame from b to a with one datagram."""
+    udp = struct.pack("!HHHH", sport, dport, 8 + len(payload), 0) + payload
+    udp = udp[:6] + (csum_tcpudp_magic(saddr, daddr, 17, udp) or 0xFFFF).to_bytes(2, "big") + payload
+    return (MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, udp, saddr=saddr, daddr=daddr)).ljust(60, b"\0")
 
 
 class Host:
@@ -103,6 +118,12 @@ class Net:
 
     def run(self, ms: int) -> None:
         self.world.run(for_ns=ms * MS)
+
+    def flood(self, frame: bytes, count: int = 1) -> None:
+        """Put frames into a's cable as the wire would, a microsecond apart."""
+        now = self.world.now + 60_000
+        for index in range(count):
+            self.a.nic.deliver(now + index * 1000, frame)
 
     def greet(self) -> None:
         """Let both hosts know each other's hardware address."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from net_ground import one_host, two_hosts
 
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.core.dev import NET_RX_DROP, NETDEV_MAX_BACKLOG
 from kemu_net.core.skbuff import skb_put_bytes
+from net_ground import one_host, two_hosts
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from net_ground import one_host
 
 from kemu.errors import KernelBug
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL, PAGE_SIZE
@@ -22,6 +21,7 @@ from kemu_net.core.skbuff import (
     skb_put_bytes,
     skb_trim,
 )
+from net_ground import one_host
 
 
 @pytest.fixture

@@ -1,0 +1,195 @@
+"""The NIC: its rings, its interrupts, and how it gets out of a drought."""
+
+from __future__ import annotations
+
+import pytest
+
+from kemu.errors import ConfigError
+from kemu.mm.gfp import GFP_ATOMIC
+from kemu_net.core.checksum import csum_ok
+from kemu_net.core.skbuff import CHECKSUM_UNNECESSARY
+from kemu_net.drivers.nic import WATCHDOG_JIFFIES, Nic, fill_checksum
+from kemu_net.drivers.rx_ring import split_point, verify_checksum
+from net_ground import IP_A, IP_B, MAC_A, MAC_B, MIB, one_host, two_hosts, udp_frame
+
+
+@pytest.fixture
+def net():
+    with two_hosts() as net:
+        net.greet()
+        yield net
+
+
+def test_an_open_nic_has_a_full_ring(net):
+    assert len(net.a.nic.rx.buffers) == 256
+
+
+def test_short_frames_are_padded(net):
+    net.b.udp.sendto(net.b.udp.sock_create(), b"x", IP_A, 7)
+    assert len(net.frames[-1][1]) == 60
+
+
+def test_a_frame_for_somebody_else_is_ignored(net):
+    frame = udp_frame()
+    other = b"\x02\0\0\0\0\x55" + frame[6:]
+    net.flood(other)
+    received = net.a.stats.rx_frames
+    net.run(1)
+    assert net.a.stats.rx_frames == received
+    assert net.a.stats.ignored["not for this NIC"] == 1
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x02", MAC_A + MAC_B + b"\x08", MAC_A + bytes(3000)])
+def test_runts_and_giants_are_ignored(net, frame):
+    net.flood(frame)
+    net.run(1)
+    assert net.a.stats.ignored["not for this NIC"] == 1
+
+
+def test_a_burst_makes_one_interrupt(net):
+    polls = []
+    original = net.a.nic.poll
+    net.a.nic.poll = lambda quota: polls.append(quota) or original(quota)
+    net.flood(udp_frame(), 10)
+    net.run(1)
+    assert net.a.stats.ignored["udp: no socket"] == 10
+    assert len(polls) <= 2
+
+
+def test_the_ring_is_full_again_after_a_poll(net):
+    net.flood(udp_frame(), 100)
+    net.run(2)
+    assert len(net.a.nic.rx.buffers) == 256
+    net.a.slub.check()
+
+
+def test_more_frames_than_descriptors_are_lost_at_the_nic(net):
+    # all of them arrive while interrupts are disabled
+    net.a.kernel.sched.local_irq_save()
+    frame = udp_frame()
+    now = net.a.kernel.sched.now
+    for index in range(300):
+        net.a.nic.rx.arrive(now + index, frame)
+    net.a.nic.rx.dma(now + 300)
+    assert net.a.stats.drops["nic"] == 300 - 256
+    net.a.kernel.sched.local_irq_restore(0)
+
+
+def test_a_dry_ring_loses_frames_and_is_refilled_by_the_watchdog():
+    with two_hosts(patches="none", ring=32, b={}) as net:
+        net.greet()
+        frame = udp_frame()
+        sinks = [net.a.socket(port) for port in (7, 8)]
+        net.a.hog()
+        net.flood(frame, 60)
+        net.run(10)
+        rx = net.a.nic.rx
+        assert not rx.buffers
+        assert net.a.stats.drops["nic"] >= 60 - 32
+        assert net.a.nic.dry_probe() == "eth0: ring 0 of 32, no memory for a receive buffer"
+        net.a.unhog()
+        assert net.a.nic.dry_probe() is not None  # nobody has told the driver
+        net.run(WATCHDOG_JIFFIES * 4 + 50)
+        assert len(rx.buffers) == 32
+        assert net.a.nic.dry_probe() is None
+        assert len(sinks) == 2
+
+
+def test_a_dry_ring_asks_for_its_memory_every_two_seconds():
+    with two_hosts(patches="none", ring=32, b={}) as net:
+        net.greet()
+        net.a.socket(7)
+        net.a.hog()
+        net.flood(udp_frame(), 60)
+        net.run(10)
+        failed = net.a.nic.rx.alloc_failed
+        net.run(6100)
+        assert net.a.nic.rx.alloc_failed - failed == 3
+
+
+def test_an_idle_nic_with_a_full_ring_has_no_timer(net):
+    net.run(5000)
+    assert not net.a.nic.watchdog.pending
+
+
+def test_a_checksum_is_verified_in_hardware(net):
+    seen = []
+    net.a.dev.ptype_all.append(lambda skb: (seen.append(skb.ip_summed), net.a.skbs.kfree_skb(skb)))
+    net.flood(udp_frame())
+    net.run(1)
+    assert seen == [CHECKSUM_UNNECESSARY]
+
+
+def test_without_the_hardware_software_verifies():
+    with two_hosts(rx_checksum=False) as net:
+        net.greet()
+        sk = net.a.socket(7)
+        frame = bytearray(udp_frame())
+        net.flood(bytes(frame))
+        frame[-1] ^= 1
+        net.flood(bytes(frame))
+        net.run(1)
+        assert len(sk.sk_receive_queue) == 1
+        assert net.a.stats.ignored["udp: checksum"] == 1
+
+
+def test_verify_checksum_sees_a_flipped_bit():
+    frame = bytearray(udp_frame(b"odd"))
+    assert verify_checksum(bytes(frame))
+    frame[43] ^= 0x10
+    assert not verify_checksum(bytes(frame))
+
+
+def test_the_hardware_finishes_a_checksum():
+    frame = udp_frame(b"some payload")
+    pseudo = (IP_B + IP_A + 17 + 20) % 65535
+    unfinished = frame[:40] + pseudo.to_bytes(2, "big") + frame[42:54]
+    assert fill_checksum(unfinished, 34) == frame[:54]
+    assert csum_ok(frame[14:34])
+
+
+def test_split_finds_the_end_of_the_headers():
+    assert split_point(udp_frame(b"x")) == (42, 43)
+    assert split_point(b"\0" * 200) == (128, 200)
+
+
+def test_closing_frees_the_ring(net):
+    net.a.nic.close()
+    assert net.a.skbs.live == 0
+
+
+def test_jumbo_frames_get_jumbo_buffers():
+    with two_hosts(mtu=9000, mem=64 * MIB, ring=64) as net:
+        net.greet()
+        sk = net.a.socket(7)
+        assert net.b.udp.sendto(net.b.udp.sock_create(), b"j" * 8000, IP_A, 7) == 8000
+        net.run(1)
+        assert net.a.udp.recvfrom(sk, nonblock=True)[0] == b"j" * 8000
+
+
+def test_explains_a_reply_that_cannot_come(net):
+    text, following = net.a.nic.explain_reply()
+    assert text == "its reply needs an skb <- ring 256 of 256"
+    assert following == ("memory", net.a.page_alloc)
+
+
+@pytest.mark.parametrize("bad", [{"mtu": 20}, {"mtu": 10000}, {"ring": 4}])
+def test_impossible_cards_are_refused(bad):
+    with pytest.raises(ConfigError), one_host(**bad):
+        pass
+
+
+def test_a_group_address_is_no_card():
+    with one_host() as host, pytest.raises(ConfigError):
+        Nic(host.kernel, host.dev, host.nic.wire, b"\x01\0\0\0\0\0")
+
+
+def test_the_skb_is_freed_after_it_has_left(net):
+    net.run(5)
+    live = net.a.skbs.live
+    skb = net.a.skbs.alloc_skb(60, GFP_ATOMIC)
+    skb.buf, skb.len, skb.dev = b"z" * 60, 60, net.a.nic
+    net.a.dev.dev_queue_xmit(skb)
+    assert net.a.skbs.live == live + 1
+    net.run(2)
+    assert net.a.skbs.live == live

@@ -1,0 +1,160 @@
+"""IPv4 input and output."""
+
+from __future__ import annotations
+
+import pytest
+
+from kemu.kernel.errno import EHOSTUNREACH, EMSGSIZE
+from kemu.mm.gfp import GFP_ATOMIC
+from kemu_net.core.checksum import csum_ok
+from kemu_net.core.skbuff import skb_bytes
+from kemu_net.ipv4.inet import inet_aton, inet_ntoa
+from kemu_net.ipv4.ip_output import dst_confirm
+from net_ground import IP_A, IP_B, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame
+
+PROTO = 253
+
+
+class Sink:
+    """A socket, as far as IP looks at it."""
+
+    def __init__(self, daddr: int = IP_B) -> None:
+        self.sk_dst = None
+        self.saddr, self.daddr, self.sk_protocol = IP_A, daddr, PROTO
+
+
+@pytest.fixture
+def net():
+    with two_hosts() as net:
+        net.greet()
+        yield net
+
+
+@pytest.fixture
+def received(net):
+    packets = []
+
+    def rcv(skb):
+        packets.append((skb_bytes(skb), skb.saddr, skb.daddr, skb.h - skb.nh))
+        net.b.skbs.kfree_skb(skb)
+
+    net.b.inet.inet_add_protocol(PROTO, rcv)
+    return packets
+
+
+def segment(net, payload: bytes):
+    skb = net.a.skbs.alloc_skb(len(payload) + 128, GFP_ATOMIC)
+    skb.buf, skb.len = payload, len(payload)
+    return skb
+
+
+def test_a_packet_arrives_without_header_and_padding(net, received):
+    assert net.a.inet.ip_queue_xmit(segment(net, b"abc"), Sink()) == 0
+    net.run(1)
+    assert received == [(b"abc", IP_A, IP_B, 20)]
+
+
+def test_the_socket_keeps_its_route(net):
+    sk = Sink()
+    net.a.inet.ip_queue_xmit(segment(net, b"abc"), sk)
+    kept = sk.sk_dst
+    net.a.inet.ip_queue_xmit(segment(net, b"abc"), sk)
+    assert sk.sk_dst is kept
+
+
+def test_an_obsolete_route_is_looked_up_anew(net, received):
+    sk = Sink()
+    net.a.inet.ip_queue_xmit(segment(net, b"1"), sk)
+    old = sk.sk_dst
+    net.a.inet.route.rt_cache_flush()
+    net.a.inet.ip_queue_xmit(segment(net, b"2"), sk)
+    net.run(1)
+    assert sk.sk_dst is not old
+    assert len(received) == 2
+
+
+def test_headers_on_the_wire_are_right(net):
+    start = len(net.frames)
+    for size in (0, 1, 40, 1480):
+        net.a.inet.ip_queue_xmit(segment(net, b"z" * size), Sink())
+    net.run(1)
+    for _, frame in net.frames[start:]:
+        assert frame[:14] == MAC_B + MAC_A + b"\x08\x00"
+        assert csum_ok(frame[14:34])
+        assert len(frame) == max(60, 14 + int.from_bytes(frame[16:18], "big"))
+
+
+def test_no_route_frees_the_packet(net):
+    live = net.a.skbs.live
+    assert net.a.inet.ip_queue_xmit(segment(net, b"abc"), Sink(0x08080808)) == -EHOSTUNREACH
+    assert net.a.skbs.live == live
+
+
+def test_a_packet_above_the_mtu_is_refused(net):
+    assert net.a.inet.ip_queue_xmit(segment(net, b"z" * 1481), Sink()) == -EMSGSIZE
+
+
+def test_a_packet_to_oneself_takes_the_backlog(net):
+    seen = []
+    net.a.inet.inet_add_protocol(PROTO, lambda skb: (seen.append(skb_bytes(skb)), net.a.skbs.kfree_skb(skb)))
+    frames = net.a.stats.tx_frames
+    assert net.a.inet.ip_queue_xmit(segment(net, b"me"), Sink(IP_A)) == 0
+    assert (seen, net.a.stats.tx_frames) == ([b"me"], frames)
+
+
+def test_dst_confirm_proves_the_neighbour(net):
+    sk = Sink()
+    net.a.inet.ip_queue_xmit(segment(net, b"abc"), sk)
+    net.run(1000)
+    dst_confirm(sk, net.a.kernel.sched.jiffies)
+    assert sk.sk_dst.neigh.confirmed == net.a.kernel.sched.jiffies
+
+
+def mangled(frame: bytes, at: int, value: int) -> bytes:
+    return frame[:at] + bytes((value,)) + frame[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (udp_frame()[:30], "ip: short"),
+        (mangled(udp_frame(), 14, 0x65), "ip: malformed"),
+        (mangled(udp_frame(), 14, 0x44), "ip: malformed"),
+        (mangled(udp_frame(), 14, 0x4F), "ip: checksum"),
+        (mangled(udp_frame(), 16, 0xFF), "ip: malformed"),
+        (mangled(udp_frame(), 22, 63), "ip: checksum"),
+        (udp_frame(daddr=IP_B), "not for this host"),
+        (udp_frame(saddr=0xE0000001), "ip: martian source"),
+        (udp_frame(saddr=IP_A), "ip: martian source"),
+        (MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, b"x" * 40, fragment=0x2000), "fragment"),
+        (MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, b"x" * 40, fragment=0x0003), "fragment"),
+        (MAC_A + MAC_B + b"\x08\x00" + ip_packet(99, b"x" * 40), "no transport protocol"),
+    ],
+)
+def test_what_is_wrong_is_counted_and_freed(net, frame, reason):
+    live = net.a.skbs.live
+    before = dict(net.a.stats.ignored)
+    net.flood(frame)
+    net.run(1)
+    assert net.a.stats.ignored.get(reason, 0) == before.get(reason, 0) + 1
+    assert net.a.skbs.live == live
+
+
+def test_options_are_skipped(net):
+    plain = ip_packet(PROTO, b"data")
+    header = b"\x46" + plain[1:2] + (28).to_bytes(2, "big") + plain[4:10] + b"\0\0" + plain[12:20] + b"\1\1\1\0"
+    from kemu_net.core.checksum import csum_fold, csum_partial
+
+    header = header[:10] + csum_fold(csum_partial(header)).to_bytes(2, "big") + header[12:]
+    seen = []
+    net.a.inet.inet_add_protocol(PROTO, lambda skb: (seen.append(skb_bytes(skb)), net.a.skbs.kfree_skb(skb)))
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + header + b"data").ljust(60, b"\0"))
+    net.run(1)
+    assert seen == [b"data"]
+
+
+def test_addresses_are_read_and_written():
+    assert inet_aton("10.0.0.1") == IP_A
+    assert inet_ntoa(IP_B) == "10.0.0.2"
+    with pytest.raises(ValueError, match="no IPv4 address"):
+        inet_aton("10.0.0.256")

@@ -1,0 +1,153 @@
+"""UDP and the bit of ICMP that goes with it."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kemu.kernel.errno import EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EMSGSIZE, ENOBUFS
+from kemu_net.core.checksum import csum_fold, csum_ok, csum_partial
+from kemu_net.core.skbuff import skb_bytes
+from net_ground import IP_A, IP_B, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame
+
+
+@pytest.fixture
+def net():
+    with two_hosts() as net:
+        yield net
+
+
+def test_a_datagram_crosses(net):
+    sk = net.b.socket(7)
+    out = net.a.socket(8)
+    assert net.a.udp.sendto(out, b"hello", IP_B, 7) == 5
+    assert net.b.udp.recvfrom(sk) == (b"hello", IP_A, 8)
+
+
+def test_a_reader_can_refuse_to_wait(net):
+    assert net.a.udp.recvfrom(net.a.socket(7), nonblock=True) == -EAGAIN
+
+
+def test_a_sender_without_a_port_gets_one(net):
+    sk = net.a.udp.sock_create()
+    net.a.udp.sendto(sk, b"x", IP_B, 7)
+    assert sk.sport >= 32768
+
+
+def test_a_port_is_owned_once(net):
+    net.a.socket(7)
+    assert net.a.udp.bind(net.a.udp.sock_create(), 0, 7) == -EADDRINUSE
+
+
+def test_a_foreign_address_cannot_be_bound(net):
+    assert net.a.udp.bind(net.a.udp.sock_create(), IP_B, 7) == -EADDRNOTAVAIL
+
+
+def test_a_datagram_above_the_mtu_is_refused(net):
+    sk = net.a.socket(7)
+    assert net.a.udp.sendto(sk, b"x" * 1472, IP_B, 7) == 1472
+    assert net.a.udp.sendto(sk, b"x" * 1473, IP_B, 7) == -EMSGSIZE
+
+
+def test_without_memory_nothing_is_sent(net):
+    sk = net.a.socket(7)
+    sk.sk_allocation = 0x20
+    net.a.hog()
+    assert net.a.udp.sendto(sk, b"x", IP_B, 7) == -ENOBUFS
+
+
+def test_an_unread_socket_takes_rcvbuf_by_truesize(net):
+    sk = net.a.socket(7)
+    net.flood(udp_frame(), 200)
+    net.run(5)
+    assert len(sk.sk_receive_queue) == (sk.sk_rcvbuf - 1) // 1832 == 68
+    assert net.a.stats.drops["rmem"] == 200 - 68
+
+
+def test_closing_frees_what_is_unread(net):
+    live = net.a.skbs.live
+    sk = net.a.socket(7)
+    net.flood(udp_frame(), 20)
+    net.run(5)
+    net.a.udp.close(sk)
+    assert (net.a.skbs.live, net.a.in_use("UDP")) == (live, 0)
+
+
+def test_a_closed_port_answers_with_icmp(net):
+    seen = []
+    net.b.inet.inet_add_protocol(1, lambda skb: (seen.append(skb_bytes(skb)), net.b.skbs.kfree_skb(skb)))
+    sk = net.b.socket(8)
+    net.b.udp.sendto(sk, b"anybody?", IP_A, 7)
+    net.run(5)
+    assert seen[0][:2] == b"\x03\x03"
+    assert csum_ok(seen[0])
+    assert struct.unpack_from("!HH", seen[0], 28) == (8, 7)
+
+
+def test_icmp_errors_are_limited_to_one_a_second(net):
+    net.flood(udp_frame(), 50)
+    net.run(50)
+    assert net.a.stats.tx_frames == 1 + 1  # an ARP request and one message
+
+
+def test_a_ping_is_answered(net):
+    seen = []
+    net.b.inet.inet_add_protocol(1, lambda skb: (seen.append(skb_bytes(skb)), net.b.skbs.kfree_skb(skb)))
+    ping = struct.pack("!BBHHH", 8, 0, 0, 77, 1) + b"data"
+    ping = ping[:2] + csum_fold(csum_partial(ping)).to_bytes(2, "big") + ping[4:]
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(1, ping)).ljust(60, b"\0"))
+    net.run(5)
+    assert seen[0][0] == 0
+    assert seen[0][4:] == ping[4:]
+    assert csum_ok(seen[0])
+
+
+def test_a_bad_ping_is_not_answered(net):
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(1, b"\x08\0\0\0abcd")).ljust(60, b"\0"))
+    net.run(5)
+    assert net.a.stats.ignored == {"icmp: malformed": 1}
+
+
+@pytest.mark.parametrize("length", [0, 7, 200])
+def test_a_wrong_length_is_counted(net, length):
+    net.a.socket(7)
+    segment = struct.pack("!HHHH", 9, 7, length, 0) + b"x" * 20
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, segment)).ljust(60, b"\0"))
+    net.run(1)
+    assert net.a.stats.ignored == {"udp: malformed": 1}
+
+
+def test_a_datagram_without_a_checksum_is_taken(net):
+    sk = net.a.socket(7)
+    segment = struct.pack("!HHHH", 9, 7, 13, 0) + b"plain"
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, segment)).ljust(60, b"\0"))
+    net.run(1)
+    assert net.a.udp.recvfrom(sk, nonblock=True) == (b"plain", IP_B, 9)
+
+
+def test_loopback(net):
+    sk = net.a.socket(7)
+    assert net.a.udp.sendto(net.a.socket(8), b"me", IP_A, 7) == 2
+    assert net.a.udp.recvfrom(sk, nonblock=True) == (b"me", IP_A, 8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.binary(max_size=1472), max_size=12), st.integers(0, 1000))
+def test_over_a_bad_wire_only_what_was_sent_arrives(payloads, seed):
+    options = {"loss": 0.1, "corrupt": 0.1, "duplicate": 0.1, "reorder": 0.1, "seed": seed}
+    with two_hosts(wire=options) as net:
+        sk = net.b.socket(7)
+        out = net.a.socket(8)
+        for payload in payloads:
+            net.a.udp.sendto(out, payload, IP_B, 7)
+        net.run(5000)
+        got = []
+        while isinstance(answer := net.b.udp.recvfrom(sk, nonblock=True), tuple):
+            got.append(answer[0])
+        assert all(payload in payloads for payload in got)
+        net.run(10)
+        for host in (net.a, net.b):
+            assert host.skbs.live == len(host.nic.rx.buffers)
