@@ -39,4 +39,9 @@ PATCH = Patch(
     needs=(),
     wants=("emergency_pool",),
     touches=("kemu.mm.page_alloc.PageAllocator.get_page_from_freelist",),
+    fate=(
+        "The ancestor of page->pfmemalloc of 3.6, a bool in the same union; SLUB of 3.6 keeps it as a page "
+        "flag. Since 4.3 it is encoded in the index. Earlier postings stored a page rank of the opposite "
+        "sense, where 0 meant the reserve."
+    ),
 )

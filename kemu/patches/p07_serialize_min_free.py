@@ -35,4 +35,8 @@ PATCH = Patch(
     needs=(),
     wants=("emergency_pool",),
     touches=("kemu.mm.min_free.MinFree.setup_per_zone_pages_min",),
+    fate=(
+        "Merged for 3.5 on the way of the contiguous memory allocator (commit cfd3da1e49bb), as "
+        "setup_per_zone_wmarks() and __setup_per_zone_wmarks()."
+    ),
 )

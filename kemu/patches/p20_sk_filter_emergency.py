@@ -36,4 +36,8 @@ PATCH = Patch(
     needs=(),
     wants=("netvm_reserve", "skb_alloc_reserve"),
     touches=("kemu_net.core.sock.Socks.sk_filter",),
+    fate=(
+        "Merged in 3.6 with the allocation patch (commit c93bdd0e03e8), at the same place; later kernels "
+        "count it as PFMEMALLOCDROP."
+    ),
 )

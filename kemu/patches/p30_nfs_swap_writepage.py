@@ -41,4 +41,8 @@ PATCH = Patch(
         "kemu_nfs.nfs.write.NfsWrite._nfs_set_pageerror",
         "kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage",
     ),
+    fate=(
+        "Dropped in v15, where nfs_swap_out() uses the context with which swapon opened the file. 3.6 writes "
+        "by direct I/O, 5.19 has nfs_swap_rw()."
+    ),
 )

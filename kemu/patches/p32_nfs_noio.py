@@ -8,7 +8,7 @@ Problem
 
 Change
     GFP_NOIO instead: for nfs_page, for the write data with its page vector, and for commit data. Reads
-    keep GFP_NOFS, since reclaim does not read. The rpc_task follows in 31.
+    keep GFP_NOFS, since reclaim does not read. The rpc_task got the same in 31.
 
 What to watch
     * Nothing below nfs_writepage() asks with __GFP_IO or __GFP_FS.

@@ -38,4 +38,8 @@ PATCH = Patch(
         "kemu_nfs.nfs.inode.NfsInodes.__init__",
         "kemu_nfs.nfs.write.NfsWrite.nfs_update_request",
     ),
+    fate=(
+        "Dropped as a patch of its own in v15: NFS had been restructured, and mainline preloads since 2.6.26. "
+        "The tree itself is gone since the years 2010 to 2014."
+    ),
 )
