@@ -347,6 +347,17 @@ def test_a_duplicate_in_progress_is_not_executed_twice(house, speaker):
     assert home.nfsd.disk_busy_ns == 1_000_000
 
 
+def test_the_server_explains_itself(house, speaker):
+    home = house()
+    home.start()
+    sk = home.connect()
+    home.send(sk, *(write(speaker, home, 4096 * number) for number in range(10)))
+    home.settle(500_000)
+    task = next(task for task in home.sched.tasks.values() if task.comm == "nfsd")
+    text = home.kernel.judge.explain(task)
+    assert "the NFS server, running: 1 connections, 2 calls wait, disk busy for 7 ms" in text
+
+
 def test_an_idle_server_is_at_rest(house):
     home = house()
     home.start()
