@@ -1,7 +1,7 @@
 """The network's part of the memory reserve: patch 16, "netvm: network reserve infrastructure".
 
-Links three things that know nothing of each other (v14 net/core/sock.c, include/net/sock.h): a socket that carries swap, the size of
-the reserve, and the global knowledge "do we swap over the network at all" that the receive path needs before it may use reserves.
+Links three things that know nothing of each other (v14 net/core/sock.c): a socket that carries swap, the size of the reserve, and
+the global knowledge "do we swap over the network at all" that the receive path needs before it may use reserves.
 
 The tree, made at boot; its top hangs on the root only while there is a socket that carries swap::
 
@@ -105,6 +105,8 @@ class NetReserves:
     def check(self) -> None:
         """Assert that the tree hangs on the root exactly while there are sockets that carry swap (not after b16 happened)."""
         connected = self.net_reserve.parent is not None
+        if not self.patched.mem_reserve:  # [p11]
+            connected = self.memalloc_socks > 0  # no tree that counts
         if connected != (self.memalloc_socks > 0):
             raise KernelBug(
                 f"{self.memalloc_socks} memalloc sockets, but the network reserve is connected: {connected}", state=self

@@ -15,8 +15,8 @@ Rules
     * Callbacks of a socket take the socket alone: sk_data_ready(sk), sk_state_change(sk), sk_write_space(sk), sk_error_report(sk);
       sk_backlog_rcv(sk, skb) also takes the packet. They run in softirq or with bottom halves disabled, and must not sleep.
     * The gates count what they refuse (NetStats.drops); their caller frees it without a reason.
-    * Nothing happens between two statements here unless one of them spends time, so sk_lock.slock needs no code: bh_lock_sock() is
-      implied, and only ownership by a task is real.
+    * ``sk_slock`` (sk_lock.slock) is held by a softirq that works on the socket. Softirqs do not nest, so only another CPU can find
+      it taken, while its holder spends time: a packet then goes to the backlog, which the holder works off; a task spins.
     * The backlog has no limit, as in 2.6.23.
     * Not built: the prequeue. Its overflow is the one direct call of sk->sk_backlog_rcv() that patch 13 missed (b13); it takes a
       reader task in tcp_recvmsg() and a socket of user space, which an RPC socket never is.
@@ -29,6 +29,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kemu.errors import KernelBug
+from kemu.kernel.costs import SPIN
 from kemu.kernel.errno import ENOMEM
 from kemu.kernel.task import PF_MEMALLOC, tsk_restore_flags
 from kemu.kernel.wait import WaitQueue
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
     from kemu.mm.page_alloc import PageAllocator
     from kemu.mm.slub import KmemCache, Slub
-
     from kemu_net.core.net_reserve import NetReserves
     from kemu_net.core.skb_alloc import SkbAlloc
     from kemu_net.core.skbuff import SkBuff
@@ -115,7 +115,7 @@ class Sock:
     :ivar sk_allocation: the flags of allocations for this socket; 0x2020 while it carries swap.
     :ivar sk_rmem_alloc: truesize of all skbs in its receive queues.
     :ivar sk_forward_alloc: bytes of charged pages that no skb uses yet (streams only).
-    :ivar sk_lock_owned: a task is inside the socket; packets go to the backlog.
+    :ivar sk_lock_owned: a task is inside the socket; packets go to the backlog. ``sk_slock``: a softirq is.
     :ivar saddr: own address, host order (``inet->saddr``); ``sport`` own port, ``daddr`` and ``dport`` the peer's.
     :ivar sk_dst: the route's cache entry, kept by IP.
     """
@@ -149,6 +149,7 @@ class Sock:
         "sk_rmem_alloc",
         "sk_shutdown",
         "sk_sleep",
+        "sk_slock",
         "sk_sndbuf",
         "sk_socket_flags",
         "sk_state",
@@ -188,6 +189,7 @@ class Sock:
         self.sk_ack_backlog = 0
         self.sk_max_ack_backlog = 0
         self.sk_lock_owned = False
+        self.sk_slock = False
         self.sk_lock_wq = WaitQueue("sk_lock")
         self.sk_sleep = WaitQueue("sk_sleep")
         self.saddr = self.daddr = self.sport = self.dport = 0
@@ -358,9 +360,18 @@ class Socks:
 
     def lock_sock(self, sk: Sock) -> None:
         """Own the socket (``lock_sock()``); may sleep."""
-        if sk.sk_lock_owned:
-            self.sched.wait_event(sk.sk_lock_wq, lambda: not sk.sk_lock_owned, ("socket", sk))
+        while sk.sk_lock_owned or sk.sk_slock:
+            if sk.sk_slock:
+                self.sched.spend(SPIN)
+            else:
+                self.sched.wait_event(sk.sk_lock_wq, lambda: not sk.sk_lock_owned, ("socket", sk))
         sk.sk_lock_owned = True
+
+    def bh_unlock_sock(self, sk: Sock) -> None:
+        """End a softirq's work on the socket (``bh_unlock_sock()``), and do what other CPUs left meanwhile."""
+        while sk.sk_backlog and not sk.sk_lock_owned:
+            self._release_sock(sk)
+        sk.sk_slock = False
 
     def sk_add_backlog(self, sk: Sock, skb: SkBuff) -> None:
         """Leave a packet to the socket's owner (``sk_add_backlog()``)."""
