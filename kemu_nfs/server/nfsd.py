@@ -78,8 +78,8 @@ class Nfsd(NfsdThreads):
     def explain(self, _obj: object) -> tuple[str, None]:
         """Tell what this server is doing, for who waits for it."""
         busy = max(0, self.disk_free_ns - self.kernel.world.now) // 1_000_000
-        text = f"the NFS server, {self.state}: {len(self.connections)} connections, {len(self.calls)} calls wait, disk busy for {busy} ms"
-        return text, None
+        load = f"{len(self.connections)} connections, {len(self.calls)} calls wait, disk busy for {busy} ms"
+        return f"the NFS server, {self.state}: {load}", None
 
     # outages, from anywhere
 
