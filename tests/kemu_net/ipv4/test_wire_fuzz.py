@@ -17,15 +17,12 @@ ETHERNET = st.builds(
     st.binary(max_size=200),
 )
 IP = st.builds(
-    lambda proto, body, src, dst, frag, ttl: (
-        MAC_A + MAC_B + b"\x08\x00" + ip_packet(proto, body, saddr=src, daddr=dst, fragment=frag)
-    ),
+    lambda proto, body, src, dst, frag: MAC_A + MAC_B + b"\x08\x00" + ip_packet(proto, body, saddr=src, daddr=dst, fragment=frag),
     st.sampled_from([1, 6, 17, 41, 255]),
     st.binary(max_size=120),
     st.sampled_from([0, IP_A, IP_B, 0x7F000001, 0xE0000001, 0xFFFFFFFF]),
     st.sampled_from([IP_A, IP_B, 0x0A0000FF, 0xFFFFFFFF, 0x7F000001]),
     st.sampled_from([0, 0x2000, 0x4000, 7]),
-    st.integers(0, 255),
 )
 ARP = st.builds(
     lambda op, sha, sip, tip, cut: (
