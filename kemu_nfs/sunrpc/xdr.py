@@ -1,8 +1,8 @@
 """External data representation (RFC 4506): integers, opaque bytes and strings, in and out.
 
 Interface
-    * ``Packer()``: pack_uint, pack_int, pack_uhyper, pack_hyper, pack_bool, pack_fopaque, pack_opaque, pack_string, pack_raw; ``bytes()``
-      joins what was packed.
+    * ``Packer()``: pack_uint, pack_int, pack_uhyper, pack_hyper, pack_bool, pack_fopaque, pack_opaque, pack_string, pack_raw;
+      ``bytes()`` joins what was packed.
     * ``Unpacker(data)``: the same with ``unpack_``; ``done()`` insists that nothing is left.
     * ``XdrError``: the only thing that any byte string can make an Unpacker raise.
 

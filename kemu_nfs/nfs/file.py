@@ -1,0 +1,140 @@
+"""NFS files: the address space's methods, and read(2) and write(2) as far as they are needed (2.6.23 fs/nfs/file.c; patch 31).
+
+Interface
+    * :class:`NfsFileOps`: ``nfs_file_aops`` of a mount, with the one method that patch 31 adds, ``swapfile``.
+    * ``nfs_file_write(file, pos, data)``: a buffered write. ``nfs_write_sync``, ``nfs_read_sync``: calls without the page cache.
+
+Rules of this file
+    * Without patch 31 there is no ->swapfile, and bmap() knows no blocks: swapon says -EINVAL.
+    * A buffered write changes the page and leaves its request; reclaim, nfs_wb_all() or close write it.
+    * Left out: locks, mmap, readahead, direct I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kemu.kernel.errno import ENOMEM
+from kemu.mm.address_space import AddressSpace, File, WritebackControl
+from kemu.mm.gfp import GFP_HIGHUSER, PAGE_SHIFT, PAGE_SIZE
+from kemu.mm.page import ZERO_PAGE, Page, PG_uptodate
+from kemu_nfs.nfs.inode import NfsInode, NfsInodes, NfsOpenContext
+from kemu_nfs.nfs.nfs3xdr import PROC_READ, PROC_WRITE, ReadArgs, WriteArgs
+from kemu_nfs.nfs.nfs_client import NfsModule, NfsServer
+from kemu_nfs.nfs.pagelist import NfsPagelist
+from kemu_nfs.nfs.read import NfsRead
+from kemu_nfs.nfs.write import NfsWrite
+from kemu_nfs.sunrpc.nfs3_const import NFS_FILE_SYNC
+
+
+class NfsFileOps:
+    """``nfs_file_aops``, and the subsystems behind it, of one mount."""
+
+    def __init__(self, module: NfsModule, server: NfsServer) -> None:
+        self.module = module
+        self.patched = module.patched
+        self.sched = module.sched
+        self.filemap = module.filemap
+        self.server = server
+        self.inodes = NfsInodes(module)
+        self.pagelist = NfsPagelist(module, self.inodes)
+        self.write = NfsWrite(module, self.inodes, self.pagelist)
+        self.read = NfsRead(module, self.inodes, self.pagelist, self.write)
+        server.a_ops = self
+        self.swapfile: Callable[[AddressSpace, int], int] | None = None
+        if self.patched.nfs_enable_swap:  # [p31]
+            self.swapfile = self.nfs_swapfile
+
+    # -- the address space's methods -------------------------------------------------------------------------------------------
+
+    def writepage(self, page: Page, wbc: WritebackControl) -> int:
+        """Start writing a page (nfs_writepage())."""
+        return self.write.nfs_writepage(page, wbc)
+
+    def readpage(self, file: File | None, page: Page) -> int:
+        """Start reading a page (nfs_readpage())."""
+        return self.read.nfs_readpage(file, page)
+
+    def sync_page(self, page: Page) -> None:
+        """Do nothing: calls are sent at once."""
+
+    def set_page_dirty(self, page: Page) -> bool:
+        """Set the bit alone; the request is made by who writes (__set_page_dirty_nobuffers())."""
+        return self.filemap.set_page_dirty_nobuffers(page)
+
+    def bmap(self, mapping: AddressSpace, block: int) -> int:
+        """Return 0: a file on a server has no blocks here."""
+        return 0
+
+    def nfs_swapfile(self, mapping: AddressSpace, enable: int) -> int:
+        """Begin or cease to swap to a file of this mount."""
+        return self.server.swapper.xs_swapper(enable)
+
+    # -- files -----------------------------------------------------------------------------------------------------------------
+
+    def nfs_file_write(self, file: File, pos: int, data: bytes) -> int:
+        """Write into the page cache (do_sync_write(), nfs_commit_write()): bytes written, or -errno if none were."""
+        done = 0
+        while done < len(data):
+            offset = pos & (PAGE_SIZE - 1)
+            piece = data[done : done + PAGE_SIZE - offset]
+            error = self._write_one_page(file, pos >> PAGE_SHIFT, offset, piece)
+            if error:
+                return done or error
+            done += len(piece)
+            pos += len(piece)
+        return done
+
+    def _write_one_page(self, file: File, index: int, offset: int, piece: bytes) -> int:
+        """Change a page of the cache and leave a request for it."""
+        page = self.filemap.find_or_create_page(file.f_mapping, index, GFP_HIGHUSER)
+        if page is None:
+            return -ENOMEM
+        self.filemap.wait_on_page_writeback(page)
+        old = page.contents or ZERO_PAGE
+        page.contents = piece if len(piece) == PAGE_SIZE else old[:offset] + piece + old[offset + len(piece) :]
+        error = self.write.nfs_updatepage(file, page, offset, len(piece))
+        self.filemap.unlock_page(page)
+        self.pagelist.put_page(page)
+        return error
+
+    def nfs_write_sync(self, ctx: NfsOpenContext, pos: int, data: bytes) -> int:
+        """Write to the server and wait, without the page cache: bytes, or -errno if none were written."""
+        nfsi = ctx.nfsi
+        done = 0
+        while done < len(data):
+            piece = data[done : done + self.server.wsize]
+            args = WriteArgs(nfsi.fh_wire, pos + done, len(piece), NFS_FILE_SYNC, None, piece)
+            status, result = self.server.client.rpc_call_sync(PROC_WRITE, args, ctx.cred)
+            status = status or result.status
+            if status or not result.count:
+                return done or status
+            self.inodes.nfs_refresh_inode(nfsi, result)
+            done += result.count
+            nfsi.inode.size = max(nfsi.inode.size, pos + done)
+        return done
+
+    def nfs_read_sync(self, ctx: NfsOpenContext, pos: int, count: int) -> bytes | int:
+        """Read from the server and wait, without the page cache: bytes (fewer at the end of the file), or -errno."""
+        parts: list[bytes] = []
+        while count:
+            args = ReadArgs(ctx.nfsi.fh_wire, pos, min(count, self.server.rsize))
+            status, result = self.server.client.rpc_call_sync(PROC_READ, args, ctx.cred)
+            status = status or result.status
+            if status:
+                return b"".join(parts) if parts else status
+            parts.append(result.data)
+            pos += result.count
+            count -= result.count
+            if result.eof or not result.count:
+                break
+        return b"".join(parts)
+
+    def fsync(self, nfsi: NfsInode) -> int:
+        """Write what the page cache holds of a file and wait (nfs_fsync())."""
+        return self.write.nfs_wb_all(nfsi)
+
+
+def is_uptodate(page: Page) -> bool:
+    """Tell whether a page holds what the server has (PageUptodate())."""
+    return bool(page.flags & PG_uptodate)
