@@ -58,7 +58,8 @@ class Pair:
             world,
         )
         self.client_net = _stack(self.client, self.wire, CLIENT_MAC, CLIENT_IP, judged=True)
-        world.judge.closed_probes.append(self.client.page_alloc.at_the_floor)
+        receive_order = max(cache.order for cache in self.client.slub.kmalloc_caches if cache is not None)
+        world.judge.closed_probes.append(lambda: self.client.reclaim.closed_probe(receive_order))
         self.rpc_server = nfs_server(lambda: world.now)
         self.nfsd = Nfsd(self.server.kernel, self.server_net.tcp, self.rpc_server, SERVER_IP)
         self.nfsd.start()

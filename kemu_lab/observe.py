@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kemu.mm.swap_info import SwapInfo
 from kemu_lab.hosts import Pair
 from kemu_lab.result import Nfs, Pages, Reclaim, Reserve, RunResult
 from kemu_lab.run_config import RunConfig
@@ -13,6 +14,7 @@ class Observer:
     """What is remembered of a run while it goes on.
 
     :ivar touched: pages that processes wrote, at the end of the load.
+    :ivar trespassers: the most normal packets that were seen in the reserve at once; 0 is an invariant of the full series.
     :ivar story: the sentence for a run that survived.
     """
 
@@ -20,6 +22,7 @@ class Observer:
         self.config = config
         self.pair = pair
         self.touched = 0
+        self.trespassers = 0
         self.reserve = Reserve()
         self.story = ""
 
@@ -29,8 +32,8 @@ class Observer:
         return self.pair.client.vmstat.pswpout
 
     def sample(self) -> None:
-        """Assert what must hold at every moment, and note the reserve's size."""
-        self.pair.client_net.check_reserve_use()
+        """Count normal packets that lie in the reserve, and note the reserve's size."""
+        self.trespassers = max(self.trespassers, self.pair.client_net.trespassers())
         emergency = sum(zone.pages_emerg for zone in self.pair.client.page_alloc.zones)
         self.reserve.pages_emerg = max(self.reserve.pages_emerg, emergency)
         self.reserve.limit_bytes = max(self.reserve.limit_bytes, self.pair.client_net.net_reserves.net_skb_reserve.limit)
@@ -40,15 +43,15 @@ class Observer:
         vmstat, free = self.pair.client.vmstat, self.pair.client.page_alloc.nr_free_pages()
         return f"out {vmstat.pswpout} in {vmstat.pswpin} free {free}  t {self.pair.world.now / 1e9:.1f} s"
 
-    def end_of_load(self, read_slot: Callable[[int], bytes | None]) -> None:
+    def end_of_load(self, read_slot: Callable[[SwapInfo, int], bytes | None]) -> None:
         """Compare every page with its shadow, wherever it is, and note what of the reserve is in use.
 
-        :param read_slot: what the swap area holds for a swap entry.
+        :param read_slot: what the server holds for a slot of an area; asked for pages that are nowhere else.
         """
         client = self.pair.client
         self.touched = sum(len(pages) for pages in client.shadow.pages.values())
         self.reserve.end_of_load_bytes = self.pair.client_net.net_reserves.net_skb_reserve.usage
-        client.shadow.audit(list(client.memory.mms.values()), read_slot)
+        client.memory.audit(read_slot)
 
     def after_quiesce(self) -> None:
         """Note what is left, and report it if anything is."""
@@ -76,7 +79,7 @@ class Observer:
             mem_pages=config.mem // 4096,
             outcome="survived" if lived else judge.outcome or "survived",
             also=list(judge.also),
-            reason=self.story if lived else judge.reason,
+            reason="; ".join(filter(None, [self.story, "" if lived else judge.reason])),
             chain=list(judge.chain()),
             virtual_ns=pair.world.now,
         )

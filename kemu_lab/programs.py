@@ -14,7 +14,7 @@ from typing import Protocol
 
 from kemu_lab.lackey import Touch
 
-GROW_PAGES = 256  # 1 MiB: so that overcommit looks at small steps
+GROW_PAGES = 256  # 1 MiB
 
 Step = tuple[object, ...]
 
@@ -28,7 +28,10 @@ class Contents(Protocol):
 
 
 class FillThenRead:
-    """Write a working set once, then read random pages of it; then sleep until it is told to end."""
+    """Write a working set once, then read random pages of it; then sleep until it is told to end.
+
+    The heap grows to its full size before the first write, a MiB at a time: each step looks harmless to the overcommit heuristic.
+    """
 
     def __init__(self, pages: int, reads: int, contents: Contents, seed: int) -> None:
         self.pages = pages
@@ -50,7 +53,7 @@ class FillThenRead:
 
     def step(self) -> Step | None:
         """Return the next step."""
-        if self.written == self.grown and self.grown < self.pages:
+        if self.grown < self.pages:
             more = min(GROW_PAGES, self.pages - self.grown)
             self.grown += more
             return ("grow", more)

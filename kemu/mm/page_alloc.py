@@ -48,6 +48,8 @@ from kemu.mm.gfp import (
     _GFP_WAIT,
     _GFP_ZERO,
     ALLOC_CPUSET,
+    ALLOC_HARDER,
+    ALLOC_HIGH,
     ALLOC_NO_WATERMARKS,
     ALLOC_WMARK_HIGH,
     ALLOC_WMARK_LOW,
@@ -312,14 +314,15 @@ class PageAllocator(AllocFlags, PageLists):
 
     # For the judge
 
-    def at_the_floor(self) -> str | None:
-        """Say so when an ordinary atomic request would get nothing from any zone, else None."""
+    def at_the_floor(self, order: int = 0) -> str | None:
+        """Say so when an ordinary atomic request for 2**order pages would get nothing from any zone, else None."""
         classzone_idx = self.zonelist[0].zone_idx
         for zone in self.zonelist:
-            if zone.free_pages > zone.atomic_floor(classzone_idx):
+            if zone.zone_watermark_ok(order, zone.pages_min, classzone_idx, ALLOC_HIGH | ALLOC_HARDER):
                 return None
         floor = sum(zone.atomic_floor(classzone_idx) for zone in self.zonelist)
-        return f"free memory is at the floor: {self.nr_free_pages()} pages, GFP_ATOMIC needs more than {floor}"
+        asked = f" and {1 << order} in a row" if order else ""
+        return f"free memory is at the floor: {self.nr_free_pages()} pages, GFP_ATOMIC needs more than {floor}{asked}"
 
 
 def _explain_wait(page_alloc: PageAllocator) -> tuple[str, None]:

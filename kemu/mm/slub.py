@@ -199,9 +199,11 @@ class Slub(SlubEstimates):
         page = c.page
         assert page is not None
         self._return_freelist(c, page)
-        if self.patched.slub_reserve:  # [p03]
-            if self.fixed.b03a and not reserve:  # [b03a]
-                page.flags &= ~PG_slab_reserve  # an ordinary page could be had: the need is over
+        if self.patched.slub_reserve and not reserve:  # [p03]
+            # an ordinary page could be had: the need is over, the two pages have changed places
+            self._leave_reserve(page)
+            if self.fixed.b03a:  # [b03a]
+                page.flags &= ~PG_slab_reserve
         self._discard_slab(cache, new)
 
     def _load_freelist(self, cache: KmemCache, c: KmemCacheCpu, reserve: int) -> int:

@@ -62,6 +62,12 @@ class SlubPages:
         """Tell whether the page of an object was allocated without watermarks; for reports, nothing decides by it."""
         return (address - PAGE_OFFSET) >> PAGE_SHIFT in self.page_alloc.reserve_pfns
 
+    def _leave_reserve(self, page: Page) -> None:
+        """Count a slab page as ordinary from now on: an ordinary one was given back in its place."""
+        taken = self.page_alloc.reserve_pfns
+        for pfn in range(page.pfn, page.pfn + (1 << page.order)):
+            taken.pop(pfn, None)
+
     def reserve_pages_by_holder(self) -> dict[str, int]:
         """Count the pages that were allocated without watermarks and are in use, per cache; "pages" is what is no slab."""
         holders: dict[str, int] = {}

@@ -271,9 +271,12 @@ class Reclaim:
 
     # -- for the judge ------------------------------------------------------------------------------------------------------------
 
-    def closed_probe(self) -> str | None:
-        """Say why memory can never come free by itself now, or None if something can still happen."""
-        floor = self.page_alloc.at_the_floor()
+    def closed_probe(self, order: int = 0) -> str | None:
+        """Say why memory can never come free by itself now, or None if something can still happen.
+
+        :param order: of what the machine waits for: a slab of receive buffers.
+        """
+        floor = self.page_alloc.at_the_floor(order)
         if floor is None:
             return None
         if self.writeout.over_limit():

@@ -19,8 +19,7 @@ from errno import errorcode
 from kemu.errors import Deadlock, KernelBug
 from kemu.kernel.task import Task
 from kemu.mm.address_space import File
-from kemu.mm.swap_header import mkswap_header
-from kemu.mm.swapops import swp_offset
+from kemu.mm.swap_info import SwapInfo
 from kemu_lab.contents import FileFill, Pattern, read_input
 from kemu_lab.hosts import CLIENT_IP, Pair
 from kemu_lab.lackey import parse_trace
@@ -99,7 +98,9 @@ class MainJob:
         if error:
             raise KernelBug(f"mount failed: {errorcode[-error]}")
         pages = SWAP_FACTOR * self.config.mem // PAGE_SIZE
-        file = pair.mount.make_file("swapfile", pages * PAGE_SIZE, mkswap_header(pages))
+        file = pair.mount.make_swapfile("swapfile", pages)
+        if isinstance(file, int):
+            raise KernelBug(f"the swap file could not be made: {errorcode[-file]}")
         error = pair.client.swapfile.swapon(file)
         if error:
             self.observer.story = f"swapon on NFS was refused: {errorcode[-error]}"
@@ -145,13 +146,9 @@ class MainJob:
 
     # ---- 5: compare, wake, leave
 
-    def read_slot(self, entry: int) -> bytes | None:
-        """Find what the swap area holds for an entry: the server's bytes, or the swap cache's page on its way there."""
-        client = self.pair.client
-        page = client.swap_state.page_tree.lookup(entry)
-        if page is not None:
-            return page.contents
-        return self.pair.server_bytes("swapfile", swp_offset(entry))
+    def read_slot(self, area: SwapInfo, slot: int) -> bytes | None:
+        """Find what the server holds for a slot of the swap file."""
+        return self.pair.server_bytes("swapfile", slot)
 
     def quiesce(self) -> None:
         """Wake everybody, let them read and leave, swapoff, and let the NIC's ring go round once."""

@@ -273,12 +273,14 @@ class Nic:
 
 def fill_checksum(frame: bytes, segment: int) -> bytes:
     """Finish the checksum of the TCP or UDP segment that begins at ``segment`` and is the rest of the frame."""
-    udp = frame[segment - 11] == 17  # the IP header's protocol
+    proto = frame[segment - 11]  # of an IP header without options, whose addresses stand right before the segment
+    udp = proto == 17
     field = segment + (6 if udp else 16)
-    total = int.from_bytes(frame[segment:], "big")
-    if (len(frame) - segment) & 1:
+    size = len(frame) - segment
+    total = int.from_bytes(frame[segment - 8 :], "big")
+    if size & 1:
         total <<= 8
-    check = -total % 65535
+    check = -(total + proto + size) % 65535
     if udp and not check:
         check = 0xFFFF
     return b"".join((frame[:field], check.to_bytes(2, "big"), frame[field + 2 :]))
