@@ -1,0 +1,238 @@
+"""Reclaim's scans (mm/vmscan.py, mm/shrink_slab.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from kemu.kernel.timer import NSEC_PER_JIFFY
+from kemu.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL
+from kemu.mm.page import PG_active, PG_lru, PG_referenced
+from kemu.mm.rmap import PTE_young
+from kemu.mm.shrink_list import ScanControl
+from swap_ground import MIB, page_bytes, swap_ground
+
+
+@pytest.fixture
+def ground():
+    with swap_ground(mem=4 * MIB, kswapd=False) as g:
+        g.area, g.disk = g.disk_area(2000)
+        g.swapfile.swapon(g.area)
+        g.filemap.truncate_inode_pages(g.area.f_mapping)  # the header's page is on the LRU too
+        g.process(900)
+        g.zone = g.pa.zones[0]
+        yield g
+
+
+def fill(ground, pages, first=0, old=True):
+    """Write pages; ``old``: on the inactive list, not used lately."""
+    for vpn in range(first, first + pages):
+        ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
+        page = ground.task.mm.ptes[vpn]
+        if old:
+            ground.lru.del_page_from_lru(page)
+            page.flags &= ~(PTE_young | PG_referenced)
+            ground.lru.lru_cache_add(page)
+
+
+def test_scans_add_up_until_there_are_32(ground):
+    fill(ground, 300)
+    sc = ScanControl(GFP_KERNEL)
+    scanned = []
+    for _ in range(8):
+        before = ground.vmstat.pgscan_direct
+        ground.reclaim.shrink_zone(6, ground.zone, sc)  # (300 >> 6) + 1 = 5 a pass
+        scanned.append(ground.vmstat.pgscan_direct - before)
+    assert scanned[:6] == [0] * 6
+    assert scanned[6] >= 32
+
+
+def test_a_pass_scans_its_share_in_clusters(ground):
+    fill(ground, 300)
+    ground.reclaim.shrink_zone(1, ground.zone, ScanControl(GFP_KERNEL))
+    assert ground.vmstat.pgscan_direct == 160, "151 in clusters of 32"
+
+
+def test_pages_that_stay_keep_their_order(ground):
+    fill(ground, 40)
+    order = list(ground.zone.inactive)
+    for page in order:
+        page.count += 1  # somebody else needs them: nothing can go
+    ground.reclaim._shrink_inactive_list(32, ground.zone, ScanControl(0x10))
+    assert list(ground.zone.inactive) == order[32:] + order[:32]
+    assert {page.count for page in order} == {2}, "cache or page table, and the other"
+
+
+def test_isolated_pages_are_on_no_list_and_referenced(ground):
+    fill(ground, 10)
+    pages = ground.reclaim._isolate(ground.zone, False, 4)
+    assert all(not page.flags & PG_lru and page.count == 2 for page in pages)
+    assert len(ground.zone.inactive) == 6 == ground.vmstat.nr_inactive
+    assert ground.zone.pages_scanned == 4
+    ground.reclaim._put_back(pages)
+    ground.check()
+
+
+def test_try_to_free_pages_frees_a_cluster(ground):
+    fill(ground, 300)
+    ground.disk.latency_ns = 10
+    free = ground.pa.nr_free_pages()
+    assert ground.reclaim.try_to_free_pages(ground.pa.zonelist, 0, GFP_KERNEL) == 1
+    assert ground.vmstat.pgsteal >= 32
+    assert ground.pa.nr_free_pages() >= free
+    ground.check()
+
+
+def test_it_reports_progress_as_long_as_kswapd_has_not_given_up(ground):
+    zone = ground.zone
+    assert ground.reclaim.try_to_free_pages([zone], 0, GFP_KERNEL) == 1
+    zone.all_unreclaimable = True
+    assert ground.reclaim.try_to_free_pages([zone], 0, GFP_KERNEL) == 0
+
+
+def test_the_first_pass_looks_also_at_zones_that_were_given_up(ground):
+    fill(ground, 200)
+    ground.disk.latency_ns = 10
+    ground.zone.all_unreclaimable = True
+    ground.zone.nr_scan_inactive = 200
+    ground.reclaim.try_to_free_pages([ground.zone], 0, GFP_KERNEL)
+    assert ground.vmstat.pgscan_direct >= 200
+
+
+def test_it_naps_from_priority_9_on(ground):
+    fill(ground, 300)
+    for vpn in range(300):
+        ground.task.mm.ptes[vpn].count += 1
+    start = ground.sched.now
+    ground.reclaim.try_to_free_pages([ground.zone], 0, 0x10)
+    naps = ground.congestion.naps
+    assert 1 <= naps <= 10
+    assert ground.sched.now - start >= naps * 24 * NSEC_PER_JIFFY
+    assert ground.zone.prev_priority == 0
+
+
+def test_direct_reclaim_is_traced(ground):
+    ground.kernel.trace.enable("vmscan:mm_vmscan_direct*")
+    fill(ground, 300)
+    ground.reclaim.try_to_free_pages(ground.pa.zonelist, 0, GFP_KERNEL)
+    names = [name for name, _ in ground.kernel.trace.events()]
+    assert names == ["vmscan:mm_vmscan_direct_reclaim_begin", "vmscan:mm_vmscan_direct_reclaim_end"]
+
+
+def test_pdflush_is_told_when_much_was_scanned(ground):
+    told = []
+    ground.reclaim.wakeup_pdflush = told.append
+    fill(ground, 300)
+    for vpn in range(300):
+        ground.task.mm.ptes[vpn].count += 1
+    ground.reclaim.try_to_free_pages([ground.zone], 0, 0x10)
+    assert told and min(told) > 48
+
+
+# -- the active list
+
+
+def test_mapped_pages_stay_active_while_memory_is_not_tight(ground):
+    fill(ground, 100, old=False)
+    for page in ground.zone.active:
+        page.flags &= ~PTE_young
+    ground.zone.prev_priority = 12
+    ground.zone.inactive.clear()
+    ground.reclaim._shrink_active_list(32, ground.zone, ScanControl(GFP_KERNEL, swappiness=0), 12)
+    assert len(ground.zone.active) == 100
+
+
+def test_under_distress_unused_pages_become_inactive_and_used_ones_stay(ground):
+    fill(ground, 64, old=False)
+    pages = list(ground.zone.active)
+    for page in pages[:16]:
+        page.flags &= ~(PTE_young | PG_referenced)
+    ground.reclaim._shrink_active_list(32, ground.zone, ScanControl(GFP_KERNEL), 0)
+    assert list(ground.zone.inactive) == pages[:16]
+    assert list(ground.zone.active) == pages[32:] + pages[16:32]
+    assert all(not page.flags & (PTE_young | PG_active) for page in pages[:16])
+    assert ground.vmstat.pgdeactivate == 16
+    ground.lru.check()
+
+
+def test_without_swap_anonymous_pages_stay_active():
+    with swap_ground(mem=4 * MIB, kswapd=False) as ground:
+        ground.process(64)
+        ground.zone = ground.pa.zones[0]
+        fill(ground, 40, old=False)
+        for page in ground.zone.active:
+            page.flags &= ~PTE_young
+        ground.reclaim._shrink_active_list(32, ground.zone, ScanControl(GFP_KERNEL), 0)
+        assert len(ground.zone.active) == 40
+
+
+def test_a_zone_scanned_three_times_over_is_near_oom(ground):
+    fill(ground, 10)
+    ground.zone.pages_scanned = 30
+    assert ground.reclaim._reclaim_mapped(ground.zone, ScanControl(GFP_KERNEL, swappiness=0), 12)
+
+
+# -- slab
+
+
+def test_a_shrinker_feels_the_pressure_of_the_lists(ground):
+    objects = [1000]
+    asked = []
+
+    def shrink(nr, _gfp):
+        asked.append(nr)
+        objects[0] -= min(nr, objects[0])
+        return objects[0]
+
+    shrinker = ground.reclaim.register_shrinker(shrink)
+    freed = ground.reclaim.shrink_slab(100, GFP_KERNEL, 399)  # 4 * 100 / 2 * 1000 / 400 = 500: three batches of 128
+    assert freed == 384 == ground.vmstat.slabs_scanned
+    assert shrinker.nr == 500 - 384
+    ground.reclaim.shrink_slab.unregister_shrinker(shrinker)
+    assert ground.reclaim.shrink_slab(100, GFP_KERNEL, 399) == 0
+
+
+def test_a_shrinker_that_cannot_now_is_left_alone(ground):
+    ground.reclaim.register_shrinker(lambda nr, _gfp: -1 if nr else 1000)
+    assert ground.reclaim.shrink_slab(1000, GFP_KERNEL, 100) == 0
+
+
+def test_a_shrinker_owes_at_most_twice_its_objects(ground):
+    shrinker = ground.reclaim.register_shrinker(lambda nr, _gfp: -1 if nr else 200)
+    ground.reclaim.shrink_slab(100000, GFP_KERNEL, 1)
+    assert shrinker.nr == 400
+
+
+# -- the whole
+
+
+def test_an_allocation_that_finds_no_page_reclaims_and_gets_one(ground):
+    ground.process(3000)
+    ground.memory.overcommit_memory = 1
+    fill(ground, 1500, old=False)
+    assert ground.vmstat.allocstall > 0
+    assert ground.vmstat.pswpout > 400
+    assert ground.pa.alloc_page(GFP_HIGHUSER_MOVABLE) is not None
+
+
+def test_sysctls_are_there_and_bounded(ground):
+    sysctl = ground.kernel.sysctl
+    assert sysctl.read("vm.swappiness").strip() == "60"
+    assert sysctl.write("vm.swappiness", "10") == 0
+    assert ground.reclaim.swappiness == 10
+    assert sysctl.write("vm.dirty_ratio", "40") == 0
+    assert ground.reclaim.writeout.dirty_ratio == 40
+    sysctl.write("vm.dirty_ratio", "101")
+    assert ground.reclaim.writeout.dirty_ratio == 40
+
+
+def test_the_judge_hears_that_memory_is_closed_only_when_it_is(ground):
+    assert ground.reclaim.closed_probe() is None
+    taken = []
+    while (page := ground.pa.alloc_page(0x220)) is not None:
+        taken.append(page)
+    assert "no page can be reclaimed" in ground.reclaim.closed_probe()
+    ground.vmstat.nr_writeback = 500
+    assert "throttle_vm_writeout" in ground.reclaim.closed_probe()
+    ground.vmstat.nr_writeback = 0
+    ground.lru.lru_cache_add(taken[0])
+    assert ground.reclaim.closed_probe() is None

@@ -1,0 +1,92 @@
+"""Patch 24: swap entries, and which area a page belongs to."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kemu.errors import KernelBug
+from kemu.mm.gfp import GFP_KERNEL
+from kemu.mm.swapops import SWP_OFFSET_MASK, swp_entry, swp_offset, swp_type
+from swap_ground import page_bytes, swap_ground
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 31), st.integers(0, SWP_OFFSET_MASK))
+def test_type_and_offset_come_back_out_of_an_entry(kind, offset):
+    entry = swp_entry(kind, offset)
+    assert (swp_type(entry), swp_offset(entry)) == (kind, offset)
+    assert 0 <= entry < 1 << 64
+
+
+def test_the_type_stands_in_the_top_five_bits():
+    assert swp_entry(3, 0x1234) == 3 << 59 | 0x1234
+
+
+def two_areas(ground):
+    areas = [ground.disk_area(60)[0], ground.disk_area(60)[0]]
+    for area in areas:
+        ground.swapfile.swapon(area, priority=1)
+    ground.process(8)
+    pages = []
+    for vpn in range(6):
+        ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
+        page = ground.task.mm.ptes[vpn]
+        ground.filemap.lock_page(page)
+        ground.swap_state.add_to_swap(page)
+        pages.append(page)
+    return pages
+
+
+def test_on_each_page_finds_its_own_area():
+    with swap_ground(kswapd=False) as ground:
+        pages = two_areas(ground)
+        assert {swp_type(page.private) for page in pages} == {0, 1}
+        for page in pages:
+            assert ground.swapfile.page_swap_info(page).type == swp_type(page.private)
+
+
+def test_off_the_first_area_answers_for_all():
+    with swap_ground(patches="all,-24", kswapd=False) as ground:
+        pages = two_areas(ground)
+        assert {ground.swapfile.page_swap_info(page).type for page in pages} == {0}
+
+
+def test_off_pages_of_the_second_area_come_back_from_the_wrong_device():
+    with swap_ground(patches="all,-24", kswapd=False) as ground:
+        for _ in range(2):
+            ground.swapfile.swapon(ground.disk_area(60)[0], priority=1)
+        ground.process(8)
+        for vpn in range(4):
+            ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
+            ground.swap_out(vpn)
+        assert ground.memory.read_page(ground.task, 0) != page_bytes(0)
+        assert ground.judge.outcome == "data_loss"
+
+
+def test_a_page_outside_the_swap_cache_fails_loudly():
+    with swap_ground(kswapd=False) as ground, pytest.raises(KernelBug, match="not in the swap cache"):
+        ground.swapfile.page_swap_info(ground.pa.alloc_page(GFP_KERNEL))
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-24"])
+def test_without_any_area_it_fails_loudly(patches):
+    with swap_ground(patches=patches, kswapd=False) as ground:
+        page = two_areas(ground)[0]
+        ground.swapfile.areas[:] = [None, None]
+        with pytest.raises(KernelBug, match="does not exist"):
+            ground.swapfile.page_swap_info(page)
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-24"])
+def test_with_one_area_the_patch_changes_nothing(patches):
+    with swap_ground(patches=patches, kswapd=False) as ground:
+        area, _ = ground.disk_area(60)
+        ground.swapfile.swapon(area)
+        ground.process(8)
+        for vpn in range(8):
+            ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
+            ground.swap_out(vpn)
+        assert [ground.memory.read_page(ground.task, vpn) for vpn in range(8)] == [page_bytes(vpn) for vpn in range(8)]
+        assert ground.swapfile.swapoff(area) == 0
