@@ -115,7 +115,6 @@ class XsTcpConnect:
     def _xs_bind(self, sk: TcpSock) -> int:
         """Bind to the reserved port that we had, or the next lower one that is free (xs_bind4())."""
         error = -EADDRINUSE
-        sk.sk_reuse = True
         for _ in range(XS_MIN_RESVPORT, XS_MAX_RESVPORT + 1):
             error = self.tcp.bind(sk, 0, self.local_port)
             if error != -EADDRINUSE:
@@ -173,7 +172,11 @@ class XsTcpConnect:
             self.socks.sk_set_memalloc(self.xprt.inet)
 
     def xs_close(self) -> None:
-        """Drop the socket (xs_close()): its callbacks find nothing of ours any more."""
+        """Drop the socket (xs_close()): its callbacks find nothing of ours any more.
+
+        v14 leaves its share of the reserve to sk_free(). The last reference may go in a softirq, when the peer acknowledges our FIN,
+        and giving the share back takes a mutex (b31c). Later kernels clear the flag here, in process context.
+        """
         xprt = self.xprt
         sk = xprt.inet
         if sk is None:
@@ -184,6 +187,9 @@ class XsTcpConnect:
         sk.sk_state_change = self.socks.sock_def_wakeup
         sk.sk_write_space = _no_write_space
         xprt.connected = False
+        if self.patched.nfs_enable_swap and xprt.swapper:  # [p31]
+            if self.fixed.b31c:  # [b31c]
+                self.socks.sk_clear_memalloc(sk)
         self.tcp.close(sk)
 
 
