@@ -153,7 +153,7 @@ class Swapfile(SwapAreas):
             self.least_priority -= 1
             priority = self.least_priority
         si.prio = priority
-        if self.patched.nfs_swap_writepage:  # noqa: SIM102  # [p30]
+        if self.patched.nfs_swap_writepage:  # [p30]
             if self.fixed.b30d:  # [b30d]
                 self._set_swapfile(inode)
         if self.patched.swap_file_aops:  # [p25]
