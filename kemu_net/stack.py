@@ -48,6 +48,13 @@ def _build(cls: type[T], *args: object, **kwargs: object) -> T:
     return cls(*args, **kwargs)
 
 
+def _explain_reply(nic: object) -> tuple[str, tuple[str, Any] | None]:
+    """Tell the judge what a task that waits for a packet waits for."""
+    if isinstance(nic, Nic):
+        return nic.explain_reply()
+    return "a reply needs a receive buffer here and the peer's answer", None
+
+
 class NetStack:
     """The network of one machine.
 
@@ -100,7 +107,7 @@ class NetStack:
         self.inet_reserves: InetReserves = build(
             InetReserves, kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget
         )
-        kernel.judge.explainers["reply"] = Nic.explain_reply
+        kernel.judge.explainers["reply"] = _explain_reply
         if judged:
             kernel.judge.closed_probes.append(self.nic.dry_probe)
         self.nic.open()
@@ -118,7 +125,7 @@ class NetStack:
             yield from sk.sk_backlog
 
     def trespassers(self) -> int:
-        """Count the normal received packets whose page was taken without watermarks, and not exchanged for an ordinary one since."""
+        """Count the normal received packets whose page was taken without watermarks and not exchanged for an ordinary one since."""
         if not self.page_alloc.reserve_pfns:
             return 0
         backed = self.slub.is_reserve_backed

@@ -13,8 +13,8 @@ Rules
     * The ring is refilled when 16 descriptors are used up, and at the end of every poll, also one that found nothing. A dry ring
       gives no interrupt by itself: the watchdog raises one every 2 s as long as the ring is dry. Its timer runs only then.
     * The bytes of a frame are put together when it enters the transmit ring; fragments are read then, and then an unfinished
-      checksum is filled in (CHECKSUM_PARTIAL: the field holds the folded sum of the pseudo header). The skb is freed by the poll
-      that follows the end of its transmission.
+      checksum is filled in (CHECKSUM_PARTIAL: the field is zero, the pseudo header comes from the IP header). The skb is freed by
+      the poll that follows the end of its transmission.
     * Each packet takes one transmit descriptor for its linear part and one per fragment.
     * Left out: segmentation offload, multicast filters, link negotiation.
 """
@@ -272,7 +272,7 @@ class Nic:
 
 
 def fill_checksum(frame: bytes, segment: int) -> bytes:
-    """Finish the checksum of the TCP or UDP segment that begins at ``segment`` and is the rest of the frame."""
+    """Finish the checksum of the TCP or UDP segment that begins at ``segment`` and is the rest of the frame; its field is zero."""
     proto = frame[segment - 11]  # of an IP header without options, whose addresses stand right before the segment
     udp = proto == 17
     field = segment + (6 if udp else 16)

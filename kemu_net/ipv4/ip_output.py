@@ -7,8 +7,8 @@ Interface
 
 Rules
     * Both take the skb over, also when they fail: 0, or -EHOSTUNREACH when there is no route or no memory for one.
-    * An skb may come with ip_summed = CHECKSUM_PARTIAL and the folded sum of the pseudo header in its checksum field: the NIC
-      finishes it when it reads the fragments, so that a page that changes meanwhile still goes out with a right checksum.
+    * An skb may come with ip_summed = CHECKSUM_PARTIAL and a checksum field of zero: the NIC fills it in when it reads the
+      fragments, so that a page that changes meanwhile still goes out with a right checksum.
     * To a neighbour that is known, the Ethernet and the IP header are put before the data in one step.
     * Packets to the own address go to the backlog of this CPU.
     * Left out: options, fragmentation (a packet above the MTU is refused with -EMSGSIZE), netfilter, multicast.
