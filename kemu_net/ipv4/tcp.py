@@ -17,8 +17,8 @@ Rules
     * Pages of sendpage() are not copied: they are read when the device sends, again at each retransmission, and held until
       acknowledged.
     * Process context, except read_sock().
-    * Left out: urgent data; socket options as calls (callers set the fields: sk_allocation, nonagle, sk_reuse, syn_retries); splice,
-      DMA, poll; linear data beyond one page's worth per segment (with a jumbo MTU, sendmsg() makes segments of 3592 bytes).
+    * Left out: urgent data; socket options as calls (callers set the fields: sk_allocation, nonagle, sk_reuse, syn_retries);
+      splice, DMA, poll; linear data beyond one page's worth per segment (with a jumbo MTU, sendmsg() makes segments of 3592 bytes).
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class TcpIpv4(TcpInput):
         self.skbs.kfree_skb(skb)
 
     def _tcp_v4_conn_request(self, sk: TcpSock, skb: SkBuff, isn: int) -> None:
-        """Answer a SYN and remember it (``tcp_v4_conn_request()``); one that there is no room for is forgotten, and will come again."""
+        """Answer a SYN and remember it (``tcp_v4_conn_request()``); without room it is forgotten, and will come again."""
         table = sk.syn_table
         wanted = max(min(sk.sk_max_ack_backlog, SYSCTL_MAX_SYN_BACKLOG), 8)
         if len(table) >= 1 << wanted.bit_length() and not isn:

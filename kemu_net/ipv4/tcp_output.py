@@ -13,8 +13,8 @@ Rules
       no memory.
     * The bytes of a fragment are read when the device sends them (zero copy), so the device computes such a segment's checksum.
     * Patch 15: whatever is allocated for a socket asks sk_allocation(). Control replies without a socket are tcp_ipv4.py's.
-    * No segmentation offload: a segment is never longer than mss_cache, so a retransmission is never split; an unsent one is, where a
-      zero-window probe finds room for a part of it.
+    * No segmentation offload: a segment is never longer than mss_cache, so a retransmission is never split; an unsent one is,
+      where a probe finds room for a part of it.
 """
 
 from __future__ import annotations

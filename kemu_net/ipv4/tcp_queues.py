@@ -8,7 +8,7 @@ Interface
 Rules
     * A queued skb has its header pulled: ``data`` is at the payload. Neighbours in the receive queue may overlap; readers skip.
     * What is refused for memory is counted under drops["rmem"].
-    * tcp_collapse() copies small segments together; that takes memory, from the reserve where the socket or the context is entitled.
+    * tcp_collapse() copies small segments together; that takes memory, from the reserve where the context is entitled.
 """
 
 from __future__ import annotations

@@ -1,0 +1,194 @@
+from itertools import pairwise
+
+import pytest
+
+from kemu.kernel.errno import ETIMEDOUT
+from kemu_net.ipv4.tcp_sock import ICSK_ACK_TIMER, TCP_DELACK_MAX
+from tcp_ground import ACK, FIN, IP_A, IP_B, JIFFY, PSH, RST, SECOND, connected, one_tcp, segment, state
+
+
+def test_rto_doubles_from_the_measured_one():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.rto = 50
+        host.tcp.sendmsg(sk, b"x")
+        (first,) = host.sent()
+        host.run(7000)
+        gaps = [round((seg.time - first.time) / SECOND, 1) for seg in host.sent()]
+        assert gaps == [0.2, 0.6, 1.4, 3.0, 6.2]
+        assert host.stats.retransmits == 5
+
+
+def test_the_first_measurement_gives_an_rto_of_204_ms():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        assert sk.rto == 51  # one jiffy of round trip, and the least deviation
+        assert sk.srtt == 8
+
+
+def test_established_connection_gives_up_after_924_6_seconds():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.rto = 50  # 200 ms
+        errors = []
+        sk.sk_error_report = lambda sk: errors.append((sk.sk_err, host.kernel.sched.now))
+        host.tcp.sendmsg(sk, b"x")
+        (first,) = host.sent()
+        host.run(924_000)
+        assert state(sk) == "ESTABLISHED"
+        host.run(1_000)
+        assert state(sk) == "CLOSE"
+        ((error, when),) = errors
+        assert error == ETIMEDOUT
+        assert (when - first.time) / SECOND == pytest.approx(924.6, abs=0.01)
+        assert len(host.sent()) == 15
+        host.tcp.close(sk)
+        host.assert_nothing_left()
+
+
+def test_karn_a_repeated_segment_gives_no_measurement():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        srtt = sk.srtt
+        host.tcp.sendmsg(sk, b"x")
+        host.run(300)
+        peer.saw(host.sent()[-1])
+        peer.send(ACK)
+        assert sk.srtt == srtt
+        assert sk.rto == 102  # still backed off
+
+
+def test_after_a_timeout_the_window_is_one_segment_and_grows_again():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        sk.sk_sndbuf = 1 << 20
+        host.tcp.sendmsg(sk, bytes(10 * 1460))
+        sent = host.sent()
+        host.run(250)
+        (again,) = host.sent()
+        assert again.seq == sent[0].seq
+        assert sk.snd_cwnd == 1
+        total = []
+        for _ in range(40):
+            peer.ack = again.seq + 1460 if not total else max(seg.seq + len(seg.data) for seg in total)
+            total += peer.send(ACK)
+            host.run(1)
+        assert not sk.sk_write_queue and not sk.sk_rtx_queue
+        assert sk.ca_state == 0
+        host.check()
+
+
+def test_zero_window_is_probed_with_growing_gaps_for_ever():
+    with one_tcp() as host:
+        sk, peer = connected(host, win=100)
+        host.tcp.sendmsg(sk, bytes(100))
+        (seg,) = host.sent()
+        peer.saw(seg)
+        peer.win = 0
+        peer.send(ACK)
+        host.tcp.sendmsg(sk, b"more")
+        answer = segment(peer.sport, peer.dport, peer.seq, peer.ack, ACK, b"", 0)
+        cpu = host.kernel.cpus[0]
+        host.inet.forward = lambda seg: cpu.post(seg.time + 1_000_000, host.interrupt, (answer, IP_B, IP_A))
+        host.run(1_000_000)
+        host.inet.forward = None
+        probes = host.sent()
+        assert all(probe.data == b"" and probe.seq == sk.snd_una - 1 & 0xFFFFFFFF for probe in probes)
+        times = [probe.time / SECOND for probe in probes]
+        gaps = [b - a for a, b in pairwise(times)]
+        assert all(b > a - 0.1 for a, b in pairwise(gaps))
+        assert gaps[:4] == pytest.approx([0.4, 0.8, 1.6, 3.3], abs=0.1)
+        assert gaps[-1] == pytest.approx(120, abs=0.1)
+        assert state(sk) == "ESTABLISHED"
+        peer.win = 1000
+        (data,) = peer.send(ACK)
+        assert data.data == b"more"
+
+
+def test_a_window_smaller_than_the_segment_is_probed_with_its_first_bytes():
+    with one_tcp() as host:
+        sk, peer = connected(host, win=10)
+        host.tcp.sendmsg(sk, b"0123456789ABCDEF")
+        assert host.sent() == []
+        host.run(300)
+        (probe,) = host.sent()
+        assert probe.data == b"0123456789"
+        assert probe.flags & PSH
+        peer.saw(probe)
+        peer.win = 1000
+        (rest,) = peer.send(ACK)
+        assert rest.data == b"ABCDEF"
+        host.check()
+
+
+def test_unanswered_probes_give_up():
+    with one_tcp() as host:
+        sk, _peer = connected(host, win=0)
+        host.tcp.sendmsg(sk, b"x")
+        host.run(3_000_000)
+        assert state(sk) == "CLOSE"
+        assert sk.sk_err == ETIMEDOUT
+
+
+def test_a_timer_that_finds_the_socket_owned_comes_back():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.rto = 50
+        host.tcp.sendmsg(sk, b"x")
+        host.sent()
+        host.socks.lock_sock(sk)
+        host.run(400)
+        assert host.sent() == []
+        host.socks.release_sock(sk)
+        host.run(60)
+        assert len(host.sent()) == 1
+
+
+def test_without_memory_for_an_ack_the_delack_timer_is_armed_for_200_ms():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        real = host.skbs.alloc_skb
+        host.skbs.alloc_skb = lambda size, gfp, flags=0: real(size, gfp, flags) if flags else None
+        assert peer.send(ACK, b"x" * 1460) == []
+        assert sk.ack_pending & ICSK_ACK_TIMER
+        assert sk.ack_timeout == host.jiffies + TCP_DELACK_MAX
+        host.run(250)
+        assert host.sent() == []
+        del host.skbs.alloc_skb
+        host.run(250)
+        (ack,) = host.sent()
+        assert ack.ack == peer.seq
+
+
+def test_an_orphan_gives_up_sooner():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.rto = 50
+        host.tcp.sendmsg(sk, b"x")
+        host.tcp.close(sk)
+        host.run(200_000)
+        host.assert_nothing_left()
+
+
+def test_close_leaves_no_timer_behind():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        host.tcp.sendmsg(sk, b"x")
+        peer.send(RST | ACK)
+        host.tcp.close(sk)
+        host.assert_nothing_left()
+        host.sent()
+        host.run(5_000)
+        assert host.sent() == []
+
+
+def test_fin_is_repeated():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.rto = 50
+        host.tcp.close(sk)
+        host.run(700)
+        segs = host.sent()
+        assert len(segs) == 3
+        assert all(seg.flags & FIN for seg in segs)
+        assert segs[1].time - segs[0].time == pytest.approx(0.2 * SECOND, abs=2 * JIFFY)
