@@ -152,7 +152,7 @@ class TcpHost:
 
     def make_skb(self, raw: bytes, saddr: int, daddr: int, emergency=False):
         """Make a received skb whose data is at the transport header; an emergency one is charged to the reserve."""
-        skb = self.skbs.netdev_alloc_skb(None, 1518)
+        skb = self.skbs.netdev_alloc_skb(None, 1536)
         assert skb is not None
         if emergency:
             assert self.net_reserves.rx_emergency_get(self.skbs._charge_of(skb.end))
