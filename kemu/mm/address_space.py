@@ -85,9 +85,9 @@ class Inode:
     size: int = 0
     i_flags: int = 0
     is_block: bool = False
-    i_bdev: Any = None
-    i_mapping: Any = None  # AddressSpace
-    private: Any = None  # the file system's own part (NFS_I())
+    i_bdev: Any = attrs.field(default=None, repr=False)
+    i_mapping: Any = attrs.field(default=None, repr=False)  # AddressSpace
+    private: Any = attrs.field(default=None, repr=False)  # the file system's own part (NFS_I())
 
     @property
     def is_swapfile(self) -> bool:
@@ -102,7 +102,7 @@ class AddressSpace:
     host: Inode | None
     a_ops: AddressSpaceOperations = attrs.field(repr=False)
     backing_dev_info: BackingDev | None = None
-    page_tree: RadixTree | None = None
+    page_tree: RadixTree | None = attrs.field(default=None, repr=False)
     nrpages: int = 0
     flags: int = 0  # AS_*
 
@@ -124,4 +124,4 @@ class File:
     inode: Inode
     f_mapping: AddressSpace
     f_cred: Cred = attrs.Factory(Cred)
-    private_data: Any = None  # NFS: the open context
+    private_data: Any = attrs.field(default=None, repr=False)  # NFS: the open context

@@ -22,8 +22,6 @@ from kemu.mm.mmzone import Zone
 from kemu.mm.page import Page, PG_active, PG_dirty, PG_locked, PG_lru, PG_referenced
 from kemu.mm.page_alloc import PageAllocator
 
-LruList = OrderedDict[Page, None]
-
 
 class Lru:
     """The LRU lists of a machine.

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kemu.errors import ConfigError
 from kemu.kernel import costs
-from kemu.kernel.errno import ENOMEM
 from kemu.kernel.task import PF_EXITING, Task
 from kemu.mm.memory import VM_FAULT_OOM, VM_FAULT_SIGBUS, Memory
 
@@ -124,6 +123,3 @@ class Processes:
         self.memory.exit_mmap(task)
         task.exit_code = code
         self._judge.progress()
-
-
-EXIT_ENOMEM: Final = ENOMEM  # what a process whose brk() was refused exits with

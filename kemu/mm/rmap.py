@@ -3,7 +3,7 @@
 Interface
     * :class:`MmStruct`, one address space of a process; :class:`SwapPte`, an entry whose page is in swap.
     * :class:`AnonVma`, what ``page.mapping`` of an anonymous page points to.
-    * ``page_add_anon_rmap``, ``page_referenced``; SWAP_* answers of try_to_unmap() (it is in shrink_list.py's Rmap).
+    * ``page_add_anon_rmap``, ``page_referenced``; ``page_mapping_inuse``; try_to_unmap() is in shrink_list.py.
 
 Rules of this file
     * An anonymous page is mapped by at most one entry: there is no fork. So the entry's bits live in ``page.flags``, above those of
@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Final, NoReturn
 
 from kemu.errors import KernelBug
-from kemu.mm.page import Page, PG_active, PG_referenced, PG_swapcache
+from kemu.mm.page import Page, PG_referenced, PG_swapcache
 from kemu.mm.swapops import swp_entry_t
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ class AnonVma:
     def __init__(self, mm: MmStruct) -> None:
         self.mm = mm
 
+    def __repr__(self) -> str:
+        """Name the process."""
+        return f"<AnonVma of {self.mm!r}>"
+
     def _oops(self, field: str) -> NoReturn:
         raise KernelBug(f"unable to handle kernel paging request: mapping->{field} of an anonymous page", state=self)
 
@@ -116,11 +120,3 @@ def page_referenced(page: Page) -> bool:
 def page_mapping_inuse(page: Page) -> bool:
     """Tell whether it would hurt a process if the page went (page_mapping_inuse())."""
     return bool(page.mapcount or page.flags & PG_swapcache)
-
-
-def check_unmapped(page: Page) -> None:
-    """Assert that a page without a mapping entry keeps no bits of one."""
-    if not page.mapcount and page.flags & PTE_BITS:
-        raise KernelBug("an unmapped page keeps bits of its page table entry", state=page)
-    if page.flags & PG_active and page.count < 1:
-        raise KernelBug("a free page is active", state=page)

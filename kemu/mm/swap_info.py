@@ -55,8 +55,8 @@ class SwapInfo:
     type: int
     flags: int = SWP_USED
     prio: int = 0
-    swap_file: File | None = None
-    bdev: SwapDevice | None = None
+    swap_file: File | None = attrs.field(default=None, repr=False)
+    bdev: SwapDevice | None = attrs.field(default=None, repr=False)
     map: SwapMap | None = attrs.field(default=None, repr=False)
     extents: list[tuple[int, int, int]] = attrs.field(factory=list, repr=False)
     _starts: list[int] = attrs.field(factory=list, repr=False)

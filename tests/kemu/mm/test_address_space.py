@@ -41,3 +41,9 @@ def test_an_address_space_is_not_anonymous():
 def test_writeback_by_default_is_not_for_reclaim():
     wbc = WritebackControl()
     assert (wbc.nr_to_write, wbc.for_reclaim, wbc.nonblocking) == (32, False, False)
+
+
+def test_what_an_oops_prints_has_no_address_of_the_emulator():
+    inode = Inode(ino=7, i_bdev=object(), private=object())
+    file = File(inode, AddressSpace(inode, object(), page_tree=object()), private_data=object())
+    assert " at 0x" not in repr(file)

@@ -328,3 +328,7 @@ def test_names_for_people(ground):
     assert repr(SwapPte(0x12)) == "<SwapPte 0x12>"
     assert "init" in repr(ground.task.mm)
     assert PTE_write & PTE_BITS
+
+
+def test_an_oops_names_the_process_of_an_anonymous_mapping(ground):
+    assert repr(anon(ground).mapping) == f"<AnonVma of {ground.task.mm!r}>"
