@@ -4,6 +4,7 @@ A sum of 16-bit words with end-around carry is the number's remainder modulo 655
 one big-endian number: both steps run in C. Adding the pseudo header is adding its words to that number.
 
 Interface
+    csum_reduce(total)      a large sum made small: what is congruent to it modulo 65535, of at most 1505 bits
     csum_fold(total)        the ones' complement field value for a sum of words
     csum_partial(data)      the unfolded sum of ``data``
     csum_tcpudp_nofold(...) the unfolded sum of a pseudo header
@@ -15,6 +16,15 @@ Rules
 """
 
 from __future__ import annotations
+
+_HALF, _QUARTER, _EIGHTH = ((1 << bits) - 1 for bits in (6016, 3008, 1504))
+
+
+def csum_reduce(total: int) -> int:
+    """Fold the number of a full-size packet three times before it is divided: 2**16 is 1 modulo 65535, and shifts are cheap."""
+    total = (total >> 6016) + (total & _HALF)
+    total = (total >> 3008) + (total & _QUARTER)
+    return (total >> 1504) + (total & _EIGHTH)
 
 
 def csum_partial(data: bytes) -> int:

@@ -28,6 +28,7 @@ from kemu.errors import ConfigError
 from kemu.kernel.costs import IP_RX, IP_TX, NIC_RX_FRAME, NIC_TX_FRAME
 from kemu.kernel.timer import Timer
 from kemu.mm.page import ZERO_PAGE
+from kemu_net.core.checksum import csum_reduce
 from kemu_net.core.dev import NETDEV_TX_BUSY, NETDEV_TX_OK
 from kemu_net.core.skbuff import CHECKSUM_PARTIAL
 from kemu_net.drivers.rx_ring import ETH_HLEN, VLAN_HLEN, RxRing
@@ -277,7 +278,7 @@ def fill_checksum(frame: bytes, segment: int) -> bytes:
     udp = proto == 17
     field = segment + (6 if udp else 16)
     size = len(frame) - segment
-    total = int.from_bytes(frame[segment - 8 :], "big")
+    total = csum_reduce(int.from_bytes(frame[segment - 8 :], "big"))
     if size & 1:
         total <<= 8
     check = -(total + proto + size) % 65535

@@ -25,6 +25,7 @@ from zlib import crc32
 
 from kemu.kernel.history import FRAME
 from kemu.mm.gfp import PAGE_SIZE
+from kemu_net.core.checksum import csum_reduce
 from kemu_net.core.skbuff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, PACKET_BROADCAST, PACKET_HOST, PACKET_MULTICAST
 from kemu_net.drivers.wire import BROADCAST
 
@@ -223,7 +224,7 @@ def verify_checksum(frame: bytes) -> bool:
         return False
     # source and destination address stand right before the segment: one number for them and the segment
     size = end - 34
-    total = int.from_bytes(frame[26:end], "big")
+    total = csum_reduce(int.from_bytes(frame[26:end], "big"))
     if size & 1:
         total <<= 8
     return not (total + proto + size) % 65535

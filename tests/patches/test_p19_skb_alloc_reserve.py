@@ -44,7 +44,7 @@ def skbs(host):
     return host.skbs
 
 
-def spare(host, patches_on=True):
+def spare(host):
     """Take an emergency receive buffer."""
     skb = host.skbs.netdev_alloc_skb(None, RING)
     assert skb is not None and skb.emergency == 1

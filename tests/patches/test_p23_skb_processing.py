@@ -1,4 +1,4 @@
-"""Patch 23, the device half: an emergency packet is processed entitled, unseen by taps, and only if its protocol is known to be safe.
+"""Patch 23, the device half: an emergency packet is processed entitled, unseen by taps, and only if its protocol is safe.
 
 The backlog half is in test_p13_sk_backlog_rcv.py.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kemu_net.core.checksum import csum_fold, csum_ok, csum_partial, csum_tcpudp_magic, csum_tcpudp_nofold
+from kemu_net.core.checksum import csum_fold, csum_ok, csum_partial, csum_reduce, csum_tcpudp_magic, csum_tcpudp_nofold
 
 
 def textbook(data: bytes) -> int:
@@ -46,3 +46,11 @@ def test_a_flipped_bit_is_seen():
     assert csum_ok(bytes(header))
     header[3] ^= 4
     assert not csum_ok(bytes(header))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 9000), st.randoms(use_true_random=False))
+def test_a_reduced_sum_is_congruent(size, rng):
+    total = int.from_bytes(rng.randbytes(size), "big")
+    assert csum_reduce(total) % 65535 == total % 65535
+    assert size > 1500 or csum_reduce(total).bit_length() <= 1506
