@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kemu.kernel import costs
 from kemu.kernel.core import Kernel
-from kemu.kernel.errno import ETIMEDOUT
+from kemu.kernel.errno import EAGAIN, ETIMEDOUT
 from kemu.kernel.timer import HZ, Timer
 from kemu.kernel.wait import WaitQueue
 from kemu.kernel.workqueue import Work, Workqueue
@@ -169,11 +169,19 @@ class RpcSched:
             task.tk_status = status
             self.rpc_wake_up_task(task)
 
-    def rpc_delay(self, task: RpcTask, delay: int) -> None:
-        """Let a task sleep for ``delay`` jiffies (rpc_delay())."""
+    def rpc_delay(self, task: RpcTask, delay: int, status: int = 0) -> None:
+        """Let a task sleep for ``delay`` jiffies (rpc_delay()).
+
+        :param status: what it wakes with, 0 or -EAGAIN, which keeps a sender from giving up its right to send.
+        """
         task.tk_timeout = delay
         task.tk_timer = Timer("rpc delay", self._run_timer)  # its own: the slot may be given back while it sleeps
-        self.rpc_sleep_on(self.delay_queue, task, None, self._rpc_atrun)
+        self.rpc_sleep_on(self.delay_queue, task, None, self._rpc_send_again if status else self._rpc_atrun)
+
+    def _rpc_send_again(self, task: RpcTask) -> None:
+        """Wake a sender whose delay is over."""
+        task.tk_status = -EAGAIN
+        self.rpc_wake_up_task(task)
 
     def _rpc_atrun(self, task: RpcTask) -> None:
         """Wake a task whose delay is over (__rpc_atrun())."""

@@ -170,7 +170,7 @@ class TcpXprt(Xprt):
             task.tk_timeout = req.rq_timeout
             self.rpc.rpc_sleep_on(self.pending, task, None, self._xprt_timer)
         else:
-            self.rpc.rpc_delay(task, RPC_RETRY_DELAY)
+            self.rpc.rpc_delay(task, RPC_RETRY_DELAY, -EAGAIN)
 
     # -- callbacks of the socket -----------------------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class UdpXprt(Xprt):
             return 0
         if sent in (-EAGAIN, -ENOMEM):
             task.tk_status = -EAGAIN
-            self.rpc.rpc_delay(task, RPC_RETRY_DELAY)
+            self.rpc.rpc_delay(task, RPC_RETRY_DELAY, -EAGAIN)
             return -EAGAIN
         return sent
 

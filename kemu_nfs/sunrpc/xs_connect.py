@@ -174,8 +174,8 @@ class XsTcpConnect:
     def xs_close(self) -> None:
         """Drop the socket (xs_close()): its callbacks find nothing of ours any more.
 
-        v14 leaves its share of the reserve to sk_free(). The last reference may go in a softirq, when the peer acknowledges our FIN,
-        and giving the share back takes a mutex (b31c). Later kernels clear the flag here, in process context.
+        v14 leaves its share of the reserve to sk_free(). The last reference may go in a softirq, when the peer acknowledges our
+        FIN, and giving the share back takes a mutex (b31c). Later kernels clear the flag here, in process context.
         """
         xprt = self.xprt
         sk = xprt.inet

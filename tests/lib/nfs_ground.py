@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from kemu.kernel.world import World
 from kemu.machine import Machine, MachineConfig
+from kemu.mm.shrink_list import ScanControl
 from kemu_net.drivers.wire import Wire
 from kemu_net.stack import NetStack
 from kemu_nfs.mount import NfsMount
@@ -60,12 +61,74 @@ class NfsGround:
         inode = self.nfsd.server.tree.lookup_path(f"/export/{path}")
         return inode.read_data(0, inode.size)
 
-    def swap_page(self, entry_slot: int, contents: bytes, sis=None):
-        """Make a locked, dirty swap cache page for a slot of the first area, the way add_to_swap() would."""
-        machine = self.machine
-        page = machine.page_alloc.alloc_page(0xD0)
-        page.contents = contents
+    def swapon(self, pages: int = 200, path: str = "swap"):
+        """Make a swap file on the mount and use it; return its File."""
+        file = self.mount.make_swapfile(path, pages)
+        assert not isinstance(file, int), file
+        assert self.machine.swapfile.swapon(file) == 0
+        return file
+
+    def process(self, pages: int = 64, task=None):
+        """Make a task a process that may touch ``pages`` pages; return its mm."""
+        mm = self.machine.memory.mm_alloc(task or self.sched.current)
+        mm.total_vm = pages
+        return mm
+
+    def write(self, vpn: int, data: bytes) -> None:
+        assert not self.machine.memory.write_page(self.sched.current, vpn, data)
+
+    def read(self, vpn: int) -> bytes:
+        return self.machine.memory.read_page(self.sched.current, vpn)
+
+    def isolated(self, vpn: int, task=None):
+        """Take one page of a process off its list, as reclaim's isolator does, and return it."""
+        page = (task or self.sched.current).mm.ptes[vpn]
+        self.machine.lru.del_page_from_lru(page)
+        page.count += 1
+        page.flags &= ~(1 << 32 | 1 << 2)
         return page
+
+    def shrink(self, page):
+        """Give one isolated page to reclaim once; return (pages freed, pages kept)."""
+        return self.machine.reclaim.shrink_list.shrink_page_list([page], ScanControl(0xD0))
+
+    def pageout(self, vpn: int):
+        """Begin to swap a page out: unmapped, its WRITE under way (if there is one). Return the page."""
+        page = self.isolated(vpn)
+        _, rest = self.shrink(page)
+        self.machine.reclaim._put_back(rest)
+        return page
+
+    def swap_out(self, vpn: int) -> int:
+        """Push one page out to swap until its frame is free; return its entry."""
+        page = self.isolated(vpn)
+        for _ in range(4):
+            freed, rest = self.shrink(page)
+            if freed:
+                break
+            for kept in rest:
+                self.machine.filemap.wait_on_page_writeback(kept)
+        else:
+            self.machine.reclaim._put_back(rest)
+            raise AssertionError(f"{page} stays")
+        return self.sched.current.mm.ptes[vpn].entry
+
+    def wait_for_calls(self) -> None:
+        """Let the world go until no RPC is under way."""
+        rpc = self.mount.modules.rpc
+        self.world.run(until=lambda: not rpc.live, for_ns=3000 * SECOND)
+        assert not rpc.live
+
+    def check(self) -> None:
+        """Assert every invariant of both machines."""
+        self.mount.check()
+        self.machine.check()
+        self.stack.check()
+
+
+def page_bytes(vpn: int, generation: int = 0) -> bytes:
+    """Return a page's worth of bytes that tell which page and which write it is."""
+    return (b"%08d%08d" % (vpn, generation)).ljust(64, b".") * (PAGE // 64)
 
 
 @contextmanager
