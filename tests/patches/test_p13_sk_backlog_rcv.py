@@ -1,0 +1,159 @@
+"""Patch 13, the seam, and what patch 23 does behind it (with defect b23)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kemu.errors import KernelBug
+from kemu.kernel.task import PF_MEMALLOC
+from kemu.mm.gfp import GFP_ATOMIC
+from tcp_ground import ACK, connected, one_tcp, segment
+
+
+def _budget(host):
+    host.reserves.mem_reserve_kmalloc_set(host.net_reserves.net_skb_reserve, 262144)
+
+
+def _busy_connection(host, *, emergencies, memalloc=True):
+    """Give an owned connection whose backlog holds one segment per entry, and the list of flags its handler will see."""
+    _budget(host)
+    sk, peer = connected(host)
+    if memalloc:
+        host.socks.sk_set_memalloc(sk)
+    flags = []
+    handler = sk.sk_backlog_rcv
+
+    def watch(sk, skb):
+        flags.append((skb, host.task.flags & PF_MEMALLOC))
+        return handler(sk, skb)
+
+    sk.sk_backlog_rcv = watch
+    host.socks.lock_sock(sk)
+    for emergency in emergencies:
+        peer.send(ACK, b"x" * 10, emergency=emergency)
+    return sk, flags
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-13"])
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(0, 12))
+def test_every_backlog_packet_is_processed_once_in_order(patches, count):
+    with one_tcp(patches=patches) as host:
+        sk, flags = _busy_connection(host, emergencies=[False] * count)
+        waiting = list(sk.sk_backlog)
+        assert len(waiting) == count
+        host.socks.release_sock(sk)
+        assert [skb for skb, _ in flags] == waiting
+        assert not sk.sk_backlog
+        assert sk.rcv_nxt - sk.copied_seq == 10 * count
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-13"])
+def test_the_wrapper_is_called_once_per_packet_or_not_at_all(patches):
+    with one_tcp(patches=patches) as host:
+        calls = []
+        real = host.socks.sk_backlog_rcv
+        host.socks.sk_backlog_rcv = lambda sk, skb: calls.append(skb) or real(sk, skb)
+        sk, _flags = _busy_connection(host, emergencies=[False, True, False])
+        host.socks.release_sock(sk)
+        assert len(calls) == (3 if patches == "all" else 0)
+
+
+def test_an_emergency_packet_is_processed_entitled_and_a_normal_one_is_not():
+    with one_tcp() as host:
+        sk, flags = _busy_connection(host, emergencies=[True, False, True])
+        host.socks.release_sock(sk)
+        assert [bool(flag) for _, flag in flags] == [True, False, True]
+
+
+@pytest.mark.parametrize("patches", ["all,-13", "all,-23"])
+def test_without_13_or_23_it_is_not_entitled(patches):
+    with one_tcp(patches=patches) as host:
+        sk, flags = _busy_connection(host, emergencies=[True])
+        host.socks.release_sock(sk)
+        assert [flag for _, flag in flags] == [0]
+
+
+@pytest.mark.parametrize("already", [0, PF_MEMALLOC])
+def test_flags_are_restored_as_they_were(already):
+    with one_tcp() as host:
+        sk, _flags = _busy_connection(host, emergencies=[True, True])
+        host.task.flags |= already
+        before = host.task.flags
+        host.socks.release_sock(sk)
+        assert host.task.flags == before
+
+
+def test_an_allocation_of_the_handler_is_entitled():
+    with one_tcp() as host:
+        sk, _flags = _busy_connection(host, emergencies=[True])
+        entitled = []
+        handler = sk.sk_backlog_rcv
+
+        def ask(sk, skb):
+            entitled.append(host.page_alloc.entitled(GFP_ATOMIC))
+            return handler(sk, skb)
+
+        sk.sk_backlog_rcv = ask
+        host.socks.release_sock(sk)
+        assert entitled == [True]
+
+
+@pytest.mark.parametrize(("patches", "kept"), [("all", True), ("all,-13", False)])
+def test_collapsing_a_full_buffer_needs_entitlement(patches, kept):
+    """D.2 row 13: at the floor an unentitled tcp_collapse() gets no memory, and the out-of-order queue is purged."""
+    with one_tcp(patches=patches, mem=16 << 20) as host:
+        _budget(host)
+        sk, peer = connected(host)
+        host.socks.sk_set_memalloc(sk)
+        base = peer.seq
+        for n in range(20, 0, -1):
+            peer.send(ACK, b"y" * 10, seq=base + 10 * n)
+        assert len(sk.out_of_order_queue) == 20
+        sk.sk_userlocks = 2  # SOCK_RCVBUF_LOCK
+        sk.sk_rcvbuf = sk.sk_rmem_alloc - 1
+        host.socks.lock_sock(sk)
+        raw = segment(peer.sport, peer.dport, base, peer.ack, ACK, b"y" * 10)
+        skb = host.make_skb(raw, 0x0A000002, 0x0A000001, emergency=True)
+        _floor(host)
+        host.kernel.softirq.local_bh_disable()
+        host.inet.rcv(skb)
+        host.kernel.softirq.local_bh_enable()
+        assert len(sk.sk_backlog) == 1
+        host.socks.release_sock(sk)
+        assert (sk.rcv_nxt - base & 0xFFFFFFFF == 210) is kept
+
+
+def _floor(host):
+    """Take everything that an unentitled GFP_ATOMIC request can get."""
+    for size in (4096, 2048, 1024, 512, 256, 192, 128, 96, 64, 32, 16, 8):
+        while host.slub.kmalloc(size, GFP_ATOMIC | 0x200) is not None:
+            pass
+    for cache in (host.skbs.skbuff_head_cache, host.skbs.skbuff_fclone_cache):
+        while host.slub.kmem_cache_alloc(cache, GFP_ATOMIC | 0x200) is not None:
+            pass
+
+
+# b23: the flag is cleared while an emergency packet waits
+
+
+def test_b23_as_posted_is_a_bug():
+    with one_tcp(fixes="all,-b23") as host:
+        sk, _flags = _busy_connection(host, emergencies=[True])
+        host.socks.sk_clear_memalloc(sk)
+        with pytest.raises(KernelBug, match="__sk_backlog_rcv"):
+            host.socks.release_sock(sk)
+
+
+def test_b23_mended_drops_and_uncharges():
+    with one_tcp() as host:
+        sk, flags = _busy_connection(host, emergencies=[False, True, False])
+        usage = host.net_reserves.net_skb_reserve
+        assert usage.usage > 0
+        host.socks.sk_clear_memalloc(sk)
+        host.socks.release_sock(sk)
+        assert usage.usage == 0
+        assert len(flags) == 2
+        assert host.stats.drops["socket"] == 1

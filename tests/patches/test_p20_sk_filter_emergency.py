@@ -1,0 +1,156 @@
+"""Patch 20: an emergency packet never rests in a socket that carries no swap."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kemu.kernel.errno import EAGAIN, ENOMEM
+from kemu.mm.gfp import GFP_KERNEL
+from kemu_net.core.sock import Proto, Sock
+from tcp_ground import ACK, SYN, Peer, accepted, connected, one_tcp
+
+
+def _budget(host):
+    host.reserves.mem_reserve_kmalloc_set(host.net_reserves.net_skb_reserve, 262144)
+
+
+def _usage(host):
+    return host.net_reserves.net_skb_reserve.usage
+
+
+def test_an_ordinary_socket_drops_it_silently_and_at_once():
+    with one_tcp() as host:
+        _budget(host)
+        sk, peer = connected(host)
+        rcv_nxt = sk.rcv_nxt
+        assert peer.send(ACK, b"hello", emergency=True) == []  # no ACK, no RST
+        assert _usage(host) == 0
+        assert host.stats.drops["socket"] == 1
+        assert not sk.sk_receive_queue
+        assert sk.rcv_nxt == rcv_nxt
+        host.run(1000)
+        assert host.sent() == []
+        host.check()
+
+
+def test_the_peer_sends_it_again_later_and_then_it_is_taken():
+    with one_tcp() as host:
+        _budget(host)
+        sk, peer = connected(host)
+        peer.send(ACK, b"hello", emergency=True, advance=False)
+        peer.send(ACK, b"hello")
+        assert host.tcp.recvmsg(sk, 10) == b"hello"
+
+
+def test_a_socket_that_carries_swap_never_loses_one_here():
+    with one_tcp() as host:
+        _budget(host)
+        sk, peer = connected(host)
+        host.socks.sk_set_memalloc(sk)
+        for _ in range(20):
+            peer.send(ACK, b"hello", emergency=True)
+        assert host.stats.drops["socket"] == 0
+        assert host.tcp.recvmsg(sk, 1000) == b"hello" * 20
+        assert _usage(host) == 0
+
+
+def test_none_gets_into_the_backlog_of_an_ordinary_socket():
+    with one_tcp() as host:
+        _budget(host)
+        sk, peer = connected(host)
+        host.socks.lock_sock(sk)
+        peer.send(ACK, b"hello", emergency=True)
+        assert not sk.sk_backlog
+        assert _usage(host) == 0
+        host.socks.release_sock(sk)
+
+
+def test_a_listener_drops_an_emergency_syn():
+    with one_tcp() as host:
+        _budget(host)
+        listener, _sk, _peer = accepted(host)
+        assert Peer(host, 5, 2049).send(SYN, emergency=True) == []
+        assert not listener.syn_table
+        assert _usage(host) == 0
+
+
+def test_without_a_socket_there_is_still_a_reset():
+    with one_tcp() as host:
+        _budget(host)
+        assert len(Peer(host, 5, 6).send(ACK, emergency=True)) == 1
+        assert _usage(host) == 0
+
+
+def _datagram_socket(host):
+    return host.socks.sk_alloc(Proto("TEST", host.slub.kmem_cache_create("TEST", 704)), GFP_KERNEL, Sock)
+
+
+def test_datagrams_are_refused_by_the_same_test():
+    with one_tcp() as host:
+        _budget(host)
+        sk = _datagram_socket(host)
+        skb = host.make_skb(b"", 0, 0, emergency=True)
+        assert host.socks.sock_queue_rcv_skb(sk, skb) == -ENOMEM
+        assert not sk.sk_receive_queue
+        host.skbs.kfree_skb(skb)
+        assert _usage(host) == 0
+
+
+def test_the_buffer_limit_is_tested_before_the_filter():
+    with one_tcp() as host:
+        _budget(host)
+        sk = _datagram_socket(host)
+        sk.sk_rcvbuf = 100
+        skb = host.make_skb(b"", 0, 0, emergency=True)
+        assert host.socks.sock_queue_rcv_skb(sk, skb) == -ENOMEM
+        assert host.stats.drops == {**dict.fromkeys(host.stats.drops, 0), "rmem": 1}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=25))
+def test_normal_packets_are_unaffected_and_the_drop_leaves_usage_as_it_was(packets):
+    with one_tcp() as host:
+        _budget(host)
+        swap, swap_peer = connected(host, port=1)
+        host.socks.sk_set_memalloc(swap)
+        user, user_peer = connected(host, port=2, isn=7000)
+        to_user = to_swap = 0
+        for emergency, for_swap in packets:
+            before = _usage(host)
+            (swap_peer if for_swap else user_peer).send(ACK, b"x", emergency=emergency, advance=for_swap or not emergency)
+            if for_swap:
+                to_swap += 1
+            elif not emergency:
+                to_user += 1
+            else:
+                assert _usage(host) == before
+            assert not any(skb.emergency for skb in user.sk_receive_queue)
+        for sk, count in ((swap, to_swap), (user, to_user)):
+            got = host.tcp.recvmsg(sk, 1000, nonblock=True)
+            assert got == (b"x" * count if count else -EAGAIN)
+        assert _usage(host) == 0
+
+
+def test_without_the_patch_a_reader_that_sleeps_pins_the_reserve():
+    """D.2 row 20: usage grows with foreign traffic and does not come back until somebody reads."""
+    with one_tcp(patches="all,-20") as host:
+        _budget(host)
+        sk, peer = connected(host)
+        usage = []
+        for _ in range(10):
+            peer.send(ACK, b"hello", emergency=True)
+            usage.append(_usage(host))
+        assert usage == sorted(usage)
+        assert usage[-1] == 10 * usage[0] > 0
+        host.tcp.recvmsg(sk, 1000)
+        assert _usage(host) == 0
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-20"])
+def test_on_or_off_normal_packets_are_taken(patches):
+    with one_tcp(patches=patches) as host:
+        sk, peer = connected(host)
+        peer.send(ACK, b"hello")
+        assert host.tcp.recvmsg(sk, 10) == b"hello"
