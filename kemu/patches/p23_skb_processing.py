@@ -45,6 +45,7 @@ PATCH = Patch(
     wants=("softirq_memalloc", "avc_nomemalloc", "sk_backlog_rcv", "skb_alloc_reserve", "sk_filter_emergency"),
     touches=(
         "kemu_net.core.dev.Dev.netif_receive_skb",
+        "kemu_net.core.sock.Socks._sk_backlog_rcv",
         "kemu_net.core.sock.Socks.sk_backlog_rcv",
     ),
     fate=(
