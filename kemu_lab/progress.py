@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 REDRAW_SECONDS = 0.1
@@ -17,8 +17,8 @@ REDRAW_SECONDS = 0.1
 class Watch:
     """Nobody looks: every update is dropped."""
 
-    def update(self, phase: str, position: int, total: int, text: str) -> None:
-        """Take note of ``position`` of ``total`` in a phase, and of one line of counters."""
+    def update(self, phase: str, position: int, total: int, line: Callable[[], str]) -> None:
+        """Take note of ``position`` of ``total`` in a phase; ``line`` gives the counters, if somebody looks."""
 
 
 class LiveWatch(Watch):
@@ -38,12 +38,12 @@ class LiveWatch(Watch):
         self.bar = self.progress.add_task("boot", total=1, text="")
         self.drawn = 0.0
 
-    def update(self, phase: str, position: int, total: int, text: str) -> None:
+    def update(self, phase: str, position: int, total: int, line: Callable[[], str]) -> None:
         """Redraw if the last picture is old enough."""
         now = time.monotonic()
         if now - self.drawn >= REDRAW_SECONDS:
             self.drawn = now
-            self.progress.update(self.bar, description=phase, completed=position, total=max(total, 1), text=text)
+            self.progress.update(self.bar, description=phase, completed=position, total=max(total, 1), text=line())
             self.progress.refresh()
 
 

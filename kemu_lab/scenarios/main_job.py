@@ -141,7 +141,7 @@ class MainJob:
         generator.stop()
 
     def _load_is_over(self) -> bool:
-        self.watch.update("load", self.program.position, self.program.total, self.observer.line())
+        self.watch.update("load", self.program.position, self.program.total, self.observer.line)
         return self.program.done or self.tasks[0].exit_code is not None
 
     # ---- 5: compare, wake, leave
