@@ -360,6 +360,8 @@ class Socks:
 
     def lock_sock(self, sk: Sock) -> None:
         """Own the socket (``lock_sock()``); may sleep."""
+        if self.sched.cpu.preempt_count:
+            self.sched.might_sleep()
         while sk.sk_lock_owned or sk.sk_slock:
             if sk.sk_slock:
                 self.sched.spend(SPIN)

@@ -117,7 +117,7 @@ class TcpOutput(TcpReply):
                     sk.ack_ato = TCP_ATO_MIN
             sk.ack_pending = sk.ack_blocked = 0
         if payload:  # tcp_event_data_sent()
-            now = self.sched.jiffies
+            now = skb.when
             if not sk.sk_rtx_queue and now - sk.lsndtime > sk.rto:
                 self.tcp_cwnd_restart(sk, now)
             sk.lsndtime = now
@@ -221,7 +221,7 @@ class TcpOutput(TcpReply):
             if skb.len < mss_now:
                 sk.snd_sml = end_seq  # tcp_minshall_update()
         if sent:
-            self.tcp_cwnd_validate(sk)
+            self.tcp_cwnd_validate(sk, sk.lsndtime)
             return False
         return not rtx and bool(unsent)
 
@@ -245,10 +245,9 @@ class TcpOutput(TcpReply):
         if len(rtx) == 1:
             self.inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, sk.rto, TCP_RTO_MAX)
 
-    def tcp_cwnd_validate(self, sk: TcpSock) -> None:
+    def tcp_cwnd_validate(self, sk: TcpSock, now: int) -> None:
         """Let a window shrink that the application does not use (``tcp_cwnd_validate()``)."""
         packets_out = len(sk.sk_rtx_queue)
-        now = self.sched.jiffies
         if packets_out >= sk.snd_cwnd:
             sk.snd_cwnd_used = 0
             sk.snd_cwnd_stamp = now
@@ -276,7 +275,7 @@ class TcpOutput(TcpReply):
         skb.when = self.sched.jiffies
         if not self.tcp_transmit_skb(sk, skb, True, GFP_ATOMIC):
             self.update_send_head(sk, skb)
-            self.tcp_cwnd_validate(sk)
+            self.tcp_cwnd_validate(sk, skb.when)
 
     def tcp_push(self, sk: TcpSock, more: bool, mss_now: int, nonagle: int) -> None:
         """End a write (``tcp_push()``); ``more`` is MSG_MORE: a last short segment waits for its rest."""
