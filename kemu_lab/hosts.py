@@ -47,7 +47,7 @@ class Pair:
 
     def __init__(self, config: RunConfig) -> None:
         self.seed = config.seed
-        self.world = world = World(config.seed)
+        self.world = world = World(config.seed, config.vehicle)
         self.wire = Wire(world, latency_ns=config.latency_ns, loss=config.loss, seed=config.seed)
         self.server = Machine(MachineConfig(name="server", mem=SERVER_MEM, patches=PatchSet.none(), seed=config.seed), world)
         self.server_net = _stack(self.server, self.wire, SERVER_MAC, SERVER_IP)

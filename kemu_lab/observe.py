@@ -90,6 +90,7 @@ class Observer:
         )
         if lived:
             judge.report("survived", self.story)
+        self.reserve.trespassers = self.trespassers
         self.reserve.peak_bytes = pair.client_net.net_reserves.peak_usage
         result.reserve = self.reserve
         result.pages = Pages(

@@ -118,6 +118,11 @@ class SleepingReader:
         self.contents = contents
         self.cursor = 0
 
+    @property
+    def asleep(self) -> bool:
+        """Tell whether the memory is filled and the sleep has begun."""
+        return self.cursor == self.pages + 2
+
     def step(self) -> Step | None:
         """Return the next step."""
         at = self.cursor

@@ -31,7 +31,10 @@ class Net:
 
 @attrs.define
 class Reserve:
-    """The memory reserve: its size in pages, and the use of the SKB data reserve in bytes."""
+    """The memory reserve: its size in pages, and the use of the SKB data reserve in bytes.
+
+    :ivar trespassers: the most normal packets that were seen at once in pages of the reserve.
+    """
 
     pages_emerg: int = 0
     limit_bytes: int = 0
@@ -39,6 +42,7 @@ class Reserve:
     end_of_load_bytes: int = 0
     left_bytes: int = 0
     leaked_pages: int = 0
+    trespassers: int = 0
 
 
 @attrs.define

@@ -24,6 +24,7 @@ class RunConfig:
     :param latency_ns: one way, in ns.
     :param fill: path of a file whose bytes fill the pages, or None.
     :param trace: path of a lackey trace that the process follows, or None.
+    :param vehicle: how stacks are switched, "greenlet" or "threads"; None takes the best there is. No option: it changes nothing.
     """
 
     scenario: str = "main"
@@ -36,6 +37,7 @@ class RunConfig:
     latency_ns: int = 50_000
     fill: str | None = None
     trace: str | None = None
+    vehicle: str | None = None
 
     @classmethod
     def parse(

@@ -41,6 +41,7 @@ FIRST_BURST = 1000  # pages out
 NEXT_BURST = 3000  # pages out between the begin of two bursts
 SAMPLE_NS = 2_000_000
 SWAP_FACTOR = 3  # swap in multiples of memory
+SURVIVED = "every page came back as it was written, and nothing is left of the reserve's use"
 SETTLE_NS = 2_000_000_000
 
 
@@ -64,6 +65,7 @@ class MainJob:
         self.observer = Observer(config, self.pair)
         self.sockets: list[UdpSock] = []
         self.tasks: list[Task] = []
+        self.worker: Task
         self.swap_file: File | None = None
         self.next_burst = FIRST_BURST
         self.sampling = True
@@ -81,7 +83,7 @@ class MainJob:
             self.swap_on()
             self.start_processes()
             self.load()
-            if judge.stopped or self.tasks[0].exit_code is not None:
+            if judge.stopped or self.worker.exit_code is not None:
                 return
             self.observer.end_of_load(self.read_slot)
             if not judge.stopped:
@@ -109,16 +111,19 @@ class MainJob:
             self.swap_file = file
 
     def start_processes(self) -> None:
-        """Start the sleepers with their sockets, and the process that needs too much."""
+        """Start the sleepers with their sockets, and when all of them sleep, the process that needs too much."""
         client, udp = self.pair.client, self.pair.client_net.udp
         for number in range(SOCKETS):
             sk = udp.sock_create()
             assert sk is not None
             udp.bind(sk, CLIENT_IP, FIRST_PORT + number)
             self.sockets.append(sk)
-        self.tasks.append(client.processes.spawn("worker", self.program))
-        for number in range(SOCKETS):
-            self.tasks.append(client.processes.spawn(f"reader{number}", SleepingReader(SLEEPER_PAGES, self.contents)))
+        sleepers = [SleepingReader(SLEEPER_PAGES, self.contents) for _ in self.sockets]
+        for number, sleeper in enumerate(sleepers):
+            self.tasks.append(client.processes.spawn(f"reader{number}", sleeper))
+        self.pair.world.run(until=lambda: all(sleeper.asleep for sleeper in sleepers))
+        self.worker = client.processes.spawn("worker", self.program)
+        self.tasks.append(self.worker)
 
     # ---- 3 and 4: the load and the bursts
 
@@ -142,7 +147,7 @@ class MainJob:
 
     def _load_is_over(self) -> bool:
         self.watch.update("load", self.program.position, self.program.total, self.observer.line)
-        return self.program.done or self.tasks[0].exit_code is not None
+        return self.program.done or self.worker.exit_code is not None
 
     # ---- 5: compare, wake, leave
 
@@ -172,5 +177,6 @@ class MainJob:
         world.run(for_ns=SETTLE_NS)
         if not world.judge.stopped:
             self.observer.after_quiesce()
+            self.observer.story = self.observer.story or SURVIVED
             client.check()
             pair.client_net.check()

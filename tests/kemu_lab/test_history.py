@@ -1,0 +1,58 @@
+"""Same seed, same history: in any process, on both vehicles."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from kemu.patches import PatchSet
+from kemu_lab.run import run_scenario
+from kemu_lab.run_config import RunConfig
+
+
+def run_elsewhere(*words, hash_seed):
+    """Run kemu in a process of its own and return what it prints as JSON."""
+    environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+    command = [sys.executable, "-m", "kemu_lab.cli", "run", "--json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return json.loads(done.stdout)
+
+
+def test_two_processes_have_one_history(main_run):
+    first = run_elsewhere(hash_seed=1)
+
+    assert first["outcome"] == "survived"
+    assert first["history"] == main_run().history
+
+
+def test_a_death_repeats_itself_whatever_the_hash_seed(main_run):
+    histories = {run_elsewhere("--patches", "all,-19", hash_seed=seed)["history"] for seed in (1, 2)}
+
+    assert histories == {main_run("all,-19").history}
+
+
+@pytest.mark.parametrize("patches", ["all,-19", "all,-30", "none"])
+def test_both_vehicles_have_one_history(main_run, patches):
+    threads = run_scenario(RunConfig(patches=PatchSet.parse(patches), vehicle="threads"))
+
+    assert threads.history == main_run(patches).history
+    assert threads.outcome == main_run(patches).outcome
+
+
+def test_two_seeds_have_two_histories(main_run):
+    assert len({main_run(seed=seed).history for seed in (1, 2)}) == 2
+
+
+def test_tracing_does_not_change_history(monkeypatch, main_run):
+    from kemu_lab import hosts
+
+    class Traced(hosts.Pair):
+        def __init__(self, config):
+            super().__init__(config)
+            self.client.kernel.trace.enable("*")
+
+    monkeypatch.setattr("kemu_lab.scenarios.main_job.Pair", Traced)
+
+    assert run_scenario(RunConfig(patches=PatchSet.parse("all,-19"))).history == main_run("all,-19").history
