@@ -9,7 +9,8 @@ Interface
 
 Rules
     * One interrupt for a burst: it comes ``itr_ns`` after the first frame that arrives while interrupts are on, and stays masked
-      until a poll finds less than its quota. Finished transmissions alone wait for TX_INTERRUPT_NS, or for any poll before.
+      until a poll finds less than its quota. Finished transmissions alone wait for TX_INTERRUPT_NS, or for any poll before, as long
+      as half of their ring is free.
     * The ring is refilled when 16 descriptors are used up, and at the end of every poll, also one that found nothing. A dry ring
       gives no interrupt by itself: the watchdog raises one every 2 s as long as the ring is dry. Its timer runs only then.
     * The bytes of a frame are put together when it enters the transmit ring; fragments are read then, and then an unfinished
@@ -45,7 +46,7 @@ RX_BUFFER_WRITE = 16  # E1000_RX_BUFFER_WRITE
 WATCHDOG_JIFFIES = 500
 TX_QUEUE_LEN = 1000
 TX_WAKE_THRESHOLD = 32
-TX_INTERRUPT_NS = 250_000
+TX_INTERRUPT_NS = 2_000_000
 
 
 class Nic:
@@ -93,6 +94,7 @@ class Nic:
         data_size = mtu + ETH_HLEN + VLAN_HLEN + 18 if mtu > 1500 else 1536
         self.rx = RxRing(kernel, dev.skbs, mac, ring, data_size, pages, rx_checksum)
         self.tx_size = ring
+        self.tx_wake = min(TX_WAKE_THRESHOLD, ring // 2)
         self.tx_used = 0
         self.tx_pending: deque[tuple[int, int, SkBuff]] = deque()  # free at, descriptors, packet
         self.tx_queue_len = TX_QUEUE_LEN
@@ -240,8 +242,12 @@ class Nic:
         self.stats.tx_frames += 1
         free_at = self.wire.transmit(self, frame, self.sched.cpu.now)
         self.tx_pending.append((free_at, need, skb))
-        if self.tx_event is None:
+        event = self.tx_event
+        if event is None:
             self.tx_event = self.cpu.post(free_at + TX_INTERRUPT_NS, self._tx_interrupt, None)
+        elif self.tx_used * 2 > self.tx_size and event.time > free_at:
+            event.cancel()
+            self.tx_event = self.cpu.post(free_at, self._tx_interrupt, None)
         self.sched.spend(NIC_TX_FRAME + IP_TX)
         return NETDEV_TX_OK
 
@@ -254,7 +260,7 @@ class Nic:
             _, used, skb = pending.popleft()
             self.tx_used -= used
             kfree_skb(skb)
-        if self.stopped and self.tx_size - self.tx_used >= TX_WAKE_THRESHOLD:
+        if self.stopped and self.tx_size - self.tx_used >= self.tx_wake:
             self.dev.netif_wake_queue(self)
 
     # for people

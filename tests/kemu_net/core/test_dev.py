@@ -85,3 +85,5 @@ def test_a_full_transmit_queue_drops():
         results = [net.a.dev.dev_queue_xmit(packet(net.a, payload=b"y" * 60)) for _ in range(20)]
         assert results.count(1) == 20 - 8 - 5
         assert net.a.stats.ignored == {"transmit queue full": 7}
+        net.run(50)
+        assert (len(net.frames), net.a.nic.stopped) == (13, False)

@@ -190,5 +190,5 @@ def test_the_skb_is_freed_after_it_has_left(net):
     skb.buf, skb.len, skb.dev = b"z" * 60, 60, net.a.nic
     net.a.dev.dev_queue_xmit(skb)
     assert net.a.skbs.live == live + 1
-    net.run(2)
+    net.run(4)
     assert net.a.skbs.live == live
