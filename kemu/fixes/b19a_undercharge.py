@@ -20,5 +20,5 @@ FIX = Fix(
     expect=(
         "counter: reserve pages in use exceed what the charges say, up to twice; under flood the reserve runs out below its limit"
     ),
-    touches=("kemu_net.core.skb_alloc.SkbAlloc._charge_of",),
+    touches=("kemu_net.core.skb_free.SkbFree._charge_of",),
 )

@@ -46,8 +46,8 @@ PATCH = Patch(
     wants=("tag_reserve_pages", "slub_reserve", "gfp_memalloc", "packet_split", "netvm_reserve", "inet_reserves"),
     touches=(
         "kemu_net.core.skb_alloc.SkbAlloc._alloc_copy",
-        "kemu_net.core.skb_alloc.SkbAlloc._charge_of",
-        "kemu_net.core.skb_alloc.SkbAlloc._release_data",
+        "kemu_net.core.skb_free.SkbFree._charge_of",
+        "kemu_net.core.skb_free.SkbFree._release_data",
         "kemu_net.core.skb_alloc.SkbAlloc.alloc_skb",
         "kemu_net.core.skb_alloc.SkbAlloc.pskb_expand_head",
         "kemu_net.core.skb_alloc.SkbAlloc.skb_clone",

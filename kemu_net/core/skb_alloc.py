@@ -1,34 +1,29 @@
-"""Allocating, copying and freeing socket buffers (2.6.23 net/core/skbuff.c), with patch 19's way into the reserve.
+"""Allocating and copying socket buffers (2.6.23 net/core/skbuff.c), with patch 19's way into the reserve.
 
 Interface
     SkbAlloc.alloc_skb(size, gfp, flags=0)      flags SKB_ALLOC_FCLONE, SKB_ALLOC_RX
     SkbAlloc.netdev_alloc_skb(dev, size)        a receive buffer
-    SkbAlloc.kfree_skb(skb, reason=None)        drop a reference; ``reason`` counts a drop (see NetStats)
     SkbAlloc.skb_clone, skb_copy, pskb_copy, pskb_expand_head, skb_unclone
-    the page half: see SkbFrags
+    freeing: see SkbFree; pages of received packets: see SkbFrags
 
 Rules
     * Two slab objects per packet: head (``skbuff_head_cache``, 256 bytes; ``skbuff_fclone_cache``, 512 bytes for a pair) and data
       (kmalloc of the aligned size plus the shared info). None when either fails.
     * Only receive allocations become emergency; the head object is never charged; the data area is charged once, before it is
       allocated, and uncharged when the last dataref drops.
-    * v14 charges the aligned size without the shared info (``b19a`` mends: what kmalloc really takes). The reserve rounds to powers
-      of two, so end + 312 and ksize() come to one charge.
-    * skbs hold no reference to their route: sockets do.
+    * Left out: references to the route: an skb, like a socket, merely knows it (route.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kemu.errors import KernelBug
 from kemu.kernel.errno import ENOMEM
 from kemu.mm.gfp import _GFP_DMA, _GFP_MEMALLOC, _GFP_NOMEMALLOC, _GFP_NOWARN, GFP_ATOMIC
-from kemu.mm.slub import SLAB_HWCACHE_ALIGN
-from kemu_net.core.skb_frags import SkbFrags
+from kemu_net.core.skb_free import SkbFree
 from kemu_net.core.skbuff import (
     NET_SKB_PAD,
-    SIZEOF_FCLONE,
     SIZEOF_SHARED_INFO,
     SIZEOF_SK_BUFF,
     SKB_ALLOC_FCLONE,
@@ -41,34 +36,10 @@ from kemu_net.core.skbuff import (
     skb_bytes,
     skb_linear,
 )
-from kemu_net.core.stats import NetStats
-
-if TYPE_CHECKING:
-    from kemu.kernel.core import Kernel
-    from kemu.mm.page_alloc import PageAllocator
-    from kemu.mm.slub import Slub
-    from kemu_net.core.net_reserve import NetReserves
 
 
-class SkbAlloc(SkbFrags):
-    """The skb allocator of one stack.
-
-    :param stats: counts emergency buffers and drops; made here if none is given.
-    :ivar live: skb heads that exist (pairs count per member in use).
-    :ivar emergency_live: emergency data areas that exist.
-    """
-
-    def __init__(
-        self, kernel: Kernel, page_alloc: PageAllocator, slub: Slub, net_reserves: NetReserves, stats: NetStats | None = None
-    ) -> None:
-        super().__init__(kernel, page_alloc, net_reserves)
-        self.slub = slub
-        self.stats = NetStats() if stats is None else stats
-        self.skbuff_head_cache = slub.kmem_cache_create("skbuff_head_cache", SIZEOF_SK_BUFF, 0, SLAB_HWCACHE_ALIGN)
-        self.skbuff_fclone_cache = slub.kmem_cache_create("skbuff_fclone_cache", SIZEOF_FCLONE, 0, SLAB_HWCACHE_ALIGN)
-        self.live = 0
-        self.emergency_live = 0
-        self._tp_kfree_skb = kernel.trace.point("skb:kfree_skb", ("skbaddr", "protocol", "location"))
+class SkbAlloc(SkbFree):
+    """The skb allocator of one stack."""
 
     def alloc_skb(self, size: int, gfp: int, flags: int = 0) -> SkBuff | None:
         """Allocate an skb with room for ``size`` bytes (``__alloc_skb()``)."""
@@ -130,85 +101,12 @@ class SkbAlloc(SkbFrags):
         reserves.rx_emergency_put(charge)
         return None
 
-    def _charge_of(self, end: int) -> int:
-        """Give what an emergency data area of aligned size ``end`` is charged with."""
-        charge = end
-        if self.patched.skb_alloc_reserve:  # [p19]
-            charge = end
-            if self.fixed.b19a:  # [b19a]
-                charge = end + SIZEOF_SHARED_INFO
-        return charge
-
     def netdev_alloc_skb(self, dev: object, size: int) -> SkBuff | None:
         """Allocate a receive buffer for ``dev`` (``netdev_alloc_skb()``)."""
         skb = self.alloc_skb(size + NET_SKB_PAD, GFP_ATOMIC, SKB_ALLOC_RX)
         if skb is not None:
             skb.dev = dev
         return skb
-
-    # -- freeing -------------------------------------------------------------------------------------------------------------------
-
-    def kfree_skb(self, skb: SkBuff, reason: str | None = None) -> None:
-        """Drop a reference; the last one frees (``kfree_skb()``).
-
-        :param reason: why it was dropped: a gate of NetStats.drops, or any word for NetStats.ignored; None when it was used.
-        """
-        skb.users -= 1
-        if skb.users:
-            if skb.users < 0:
-                raise KernelBug("kfree_skb: freed twice", state=skb)
-            return
-        if reason is not None:
-            drops = self.stats.drops
-            if reason in drops:
-                drops[reason] += 1
-            else:
-                self.stats.ignore(reason)
-            if self._tp_kfree_skb.enabled:
-                self._tp_kfree_skb(skb.addr, skb.protocol, reason)
-        destructor = skb.destructor
-        if destructor is not None:
-            skb.destructor = None
-            destructor(skb)
-        shinfo = skb.shinfo
-        shinfo.dataref -= 1
-        if not shinfo.dataref:
-            self._release_data(skb)
-        self.live -= 1
-        if skb.fclone:
-            self._free_fclone(skb)
-        else:
-            self.slub.kmem_cache_free(self.skbuff_head_cache, skb.addr)
-
-    def _release_data(self, skb: SkBuff) -> None:
-        """Free the data area and drop the fragments (``skb_release_data()`` after the last dataref)."""
-        frags = skb.frags
-        if frags is not None:
-            skb.frags = None
-            for page, _off, _size in frags:
-                self.skb_put_page(skb, page)
-        child = skb.frag_list
-        while child is not None:
-            following = child.next
-            self.kfree_skb(child)
-            child = following
-        self.slub.kfree(skb.head)
-        if self.patched.skb_alloc_reserve and skb.emergency:  # [p19]
-            self.emergency_live -= 1
-            self.net_reserves.rx_emergency_put(self._charge_of(skb.end))
-
-    def _free_fclone(self, skb: SkBuff) -> None:
-        """Free one half of a pair; the slab object goes with the second (``kfree_skbmem()``)."""
-        if skb.fclone == SKB_FCLONE_ORIG:
-            clone = skb.companion
-            if clone is None or clone.fclone != SKB_FCLONE_CLONE:
-                self.slub.kmem_cache_free(self.skbuff_fclone_cache, skb.addr)
-            return
-        original = skb.companion
-        assert original is not None
-        skb.fclone = SKB_FCLONE_UNAVAILABLE
-        if not original.users:
-            self.slub.kmem_cache_free(self.skbuff_fclone_cache, original.addr)
 
     # -- clones and copies ---------------------------------------------------------------------------------------------------------
 
