@@ -199,7 +199,7 @@ class SwapAreas:
             if not page.flags & PG_swapcache:
                 raise KernelBug("page_swap_info() of a page that is not in the swap cache", state=page)
             kind: int = page.private >> SWP_TYPE_SHIFT
-            si = self.areas[kind]
+            si = self.areas[kind] if kind < len(self.areas) else None
         else:
             si = next((area for area in self.areas if area is not None), None)
         if si is None:
