@@ -18,5 +18,8 @@ FIX = Fix(
     title="UDP reconnect and sk_free in softirq take a mutex in atomic context",
     mended_in="later: no mutex on this path",
     expect="outcome: oops (sleeping function called from invalid context)",
-    touches=("kemu_nfs.sunrpc.xs_connect.XsUdpConnect._xs_udp_finish_connecting",),
+    touches=(
+        "kemu_nfs.sunrpc.xs_connect.XsTcpConnect.xs_close",
+        "kemu_nfs.sunrpc.xs_connect.XsUdpConnect._xs_udp_finish_connecting",
+    ),
 )

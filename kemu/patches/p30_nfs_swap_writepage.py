@@ -38,6 +38,7 @@ PATCH = Patch(
     wants=("nfs_swapcache", "nfs_no_revalidate"),
     touches=(
         "kemu.mm.swapfile.Swapfile._enable",
+        "kemu_nfs.nfs.write.NfsWrite._nfs_redirty_request",
         "kemu_nfs.nfs.write.NfsWrite._nfs_set_pageerror",
         "kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage",
     ),

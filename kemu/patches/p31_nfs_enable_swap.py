@@ -72,6 +72,7 @@ PATCH = Patch(
         "kemu_nfs.sunrpc.rpc_sched.RpcSched.rpc_malloc",
         "kemu_nfs.sunrpc.xs_connect.XsTcpConnect._xs_tcp_connect_worker4",
         "kemu_nfs.sunrpc.xs_connect.XsTcpConnect._xs_tcp_finish_connecting",
+        "kemu_nfs.sunrpc.xs_connect.XsTcpConnect.xs_close",
         "kemu_nfs.sunrpc.xs_connect.XsTcpConnect.xs_tcp_state_change",
         "kemu_nfs.sunrpc.xs_connect.XsUdpConnect._xs_udp_connect_worker4",
         "kemu_nfs.sunrpc.xs_connect.XsUdpConnect._xs_udp_finish_connecting",

@@ -256,7 +256,7 @@ class NfsWrite:
         addr = self.module.writedata_alloc()
         if addr is None:
             for req in reqs:
-                self.filemap.set_page_dirty_nobuffers(req.wb_page)  # nfs_redirty_request()
+                self._nfs_redirty_request(req)
                 self._end_page_writeback(desc.nfsi, req.wb_page)
                 self.pagelist.nfs_unlock_request(req)
             return -ENOMEM
@@ -269,6 +269,19 @@ class NfsWrite:
         self._aim(data)
         self._nfs_execute_write(data, first.wb_context, desc.how)
         return 0
+
+    def _nfs_redirty_request(self, req: NfsPage) -> None:
+        """Keep a page for later whose WRITE could not be made (nfs_redirty_request()).
+
+        Its request stays, with a reference of the page. Reclaim expects that of a page with PG_private, and patch 29 sets none on
+        swap pages: v14's page is not lost, but never written again either. Mended with b30c, the request goes.
+        """
+        page = req.wb_page
+        self.filemap.set_page_dirty_nobuffers(page)
+        if self.patched.nfs_swap_writepage and page.flags & PG_swapcache:  # [p30]
+            if self.fixed.b30c:  # [b30c]
+                self.inodes.nfs_inode_remove_request(req)
+                self.pagelist.nfs_release_request(req)
 
     def _aim(self, data: NfsWriteData) -> None:
         """Point the arguments at what is not written yet, as much as wsize allows."""

@@ -82,15 +82,21 @@ class NfsGround:
 
     def isolated(self, vpn: int, task=None):
         """Take one page of a process off its list, as reclaim's isolator does, and return it."""
-        page = (task or self.sched.current).mm.ptes[vpn]
+        return self.isolate((task or self.sched.current).mm.ptes[vpn])
+
+    def isolate(self, page):
         self.machine.lru.del_page_from_lru(page)
         page.count += 1
         page.flags &= ~(1 << 32 | 1 << 2)
         return page
 
+    @staticmethod
+    def scan_control(gfp=0xD0) -> ScanControl:
+        return ScanControl(gfp)
+
     def shrink(self, page):
         """Give one isolated page to reclaim once; return (pages freed, pages kept)."""
-        return self.machine.reclaim.shrink_list.shrink_page_list([page], ScanControl(0xD0))
+        return self.machine.reclaim.shrink_list.shrink_page_list([page], self.scan_control())
 
     def pageout(self, vpn: int):
         """Begin to swap a page out: unmapped, its WRITE under way (if there is one). Return the page."""
@@ -101,7 +107,12 @@ class NfsGround:
 
     def swap_out(self, vpn: int) -> int:
         """Push one page out to swap until its frame is free; return its entry."""
-        page = self.isolated(vpn)
+        self.push_out(self.sched.current.mm.ptes[vpn])
+        return self.sched.current.mm.ptes[vpn].entry
+
+    def push_out(self, page) -> None:
+        """Give a page to reclaim until its frame is free."""
+        self.isolate(page)
         for _ in range(4):
             freed, rest = self.shrink(page)
             if freed:
@@ -111,7 +122,6 @@ class NfsGround:
         else:
             self.machine.reclaim._put_back(rest)
             raise AssertionError(f"{page} stays")
-        return self.sched.current.mm.ptes[vpn].entry
 
     def wait_for_calls(self) -> None:
         """Let the world go until no RPC is under way."""

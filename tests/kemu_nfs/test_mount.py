@@ -1,0 +1,151 @@
+"""A mount: names, files, swap files, and the way out."""
+
+from __future__ import annotations
+
+import pytest
+
+from kemu.errors import ConfigError
+from kemu.kernel.errno import EACCES, EEXIST, EINVAL, ENOENT
+from kemu.mm.swap_header import read_header
+from kemu_nfs.mount import NfsMount
+from nfs_ground import CLIENT_IP, PAGE, SECOND, SERVER_IP, mounted, nfs_ground, page_bytes
+
+
+@pytest.fixture
+def ground():
+    with mounted() as g:
+        yield g
+        g.check()
+
+
+def test_a_mount_knows_the_root_and_the_servers_sizes(ground):
+    assert ground.mount.server.rsize == ground.mount.server.wsize == 32768
+    assert ground.mount.getattr(ground.mount.root).ftype == 2
+    assert ground.mount.mount() == -EINVAL, "once is enough"
+
+
+@pytest.mark.parametrize("export", ["/nothing", "", "/"])
+def test_what_is_not_exported_cannot_be_mounted(export):
+    with nfs_ground(export=export) as ground:
+        assert ground.mount.mount() in (-ENOENT, -EACCES)
+        assert ground.mount.root is None
+
+
+def test_an_unknown_protocol_is_refused_in_one_sentence(ground):
+    with pytest.raises(ConfigError, match="sctp"):
+        NfsMount(ground.machine, ground.stack, SERVER_IP, proto="sctp", modules=ground.mount.modules)
+
+
+def test_sizes_may_be_asked_for_but_not_more_than_the_server_has():
+    with mounted(rsize=8192, wsize=1 << 20) as ground:
+        assert ground.mount.server.rsize == 8192
+        assert ground.mount.server.wsize == 32768
+
+
+def test_files_are_made_found_and_removed(ground):
+    made = ground.mount.create("a", guarded=True)
+    assert ground.mount.lookup("a") is made, "one inode per handle"
+    assert ground.mount.create("a", guarded=True) == -EEXIST
+    assert ground.mount.create("a") is made
+    assert ground.mount.lookup("b") == -ENOENT == ground.mount.open("b")
+    assert ground.mount.remove("a") == 0
+    assert ground.mount.lookup("a") == -ENOENT == ground.mount.remove("a")
+
+
+def test_paths_lead_through_directories(ground):
+    ground.nfsd.server.tree.make_dir("/export/sub/deep")
+    made = ground.mount.create("sub/deep/f")
+    assert ground.mount.lookup("/sub//deep/f") is made
+    assert ground.mount.create("nowhere/f") == -ENOENT
+
+
+def test_a_size_is_set_and_pages_beyond_it_go(ground):
+    nfsi = ground.mount.create("f")
+    file = ground.mount.open("f")
+    ground.mount.write_buffered(file, 0, page_bytes(0) * 3)
+    assert ground.mount.setattr(nfsi, size=PAGE) == 0
+    assert nfsi.inode.size == PAGE == ground.mount.getattr(nfsi).size
+    assert ground.machine.filemap.find_get_page(nfsi.mapping, 2) is None
+    assert ground.file_bytes("f") == page_bytes(0)
+
+
+def test_a_swap_file_has_its_size_and_a_header(ground):
+    file = ground.mount.make_swapfile("swap", 100)
+    assert file.inode.size == 100 * PAGE
+    assert read_header(ground.file_bytes("swap")[:PAGE]) == (99, ())
+    assert ground.machine.swapfile.swapon(file) == 0
+    assert ground.mount.umount() == -EINVAL, "not while it is swapped to"
+    assert ground.machine.swapfile.swapoff(file) == 0
+    assert ground.mount.umount() == 0
+
+
+def test_umount_writes_what_is_left_and_leaves_nothing(ground):
+    slub, modules = ground.machine.slub, ground.mount.modules
+    ground.mount.create("f")
+    file = ground.mount.open("f")
+    ground.mount.write_buffered(file, 0, b"left")
+    assert ground.mount.umount() == 0
+    assert ground.file_bytes("f") == b"left"
+    for cache in (modules.page_cache, modules.wdata_cache, modules.rdata_cache, modules.inode_cache):
+        assert slub.objects_in_use(cache) == 0
+    ground.run_for(120 * SECOND)
+    assert ground.nfsd.connections == []
+    assert not ground.mount.xprt.connected
+
+
+def test_a_mount_can_be_repeated_and_memory_does_not_shrink():
+    with nfs_ground() as ground:
+        used = []
+        modules = ground.mount.modules
+        for _ in range(3):
+            mount = NfsMount(ground.machine, ground.stack, SERVER_IP, modules=modules)
+            assert mount.mount() == 0
+            assert mount.umount() == 0
+            ground.run_for(130 * SECOND)
+            used.append(ground.machine.page_alloc.nr_free_pages())
+        assert used[1] - used[2] <= 4
+
+
+def test_two_mounts_of_one_machine_share_rpciod_and_caches(ground):
+    second = NfsMount(ground.machine, ground.stack, SERVER_IP, modules=ground.mount.modules)
+    assert second.mount() == 0
+    assert second.modules.rpc is ground.mount.modules.rpc
+    ground.mount.create("f")
+    file = second.open("f")
+    assert second.write(file, 0, b"two") == 3
+    assert ground.mount.read(ground.mount.open("f"), 0, 10) == b"two"
+    assert second.umount() == 0
+
+
+def test_a_client_can_be_its_own_machine_only(ground):
+    assert ground.mount.server_ip != CLIENT_IP
+
+
+def test_calls_are_made_as_who_runs(ground):
+    ground.nfsd.server.tree.make_dir("/export/open", mode=0o777)
+    made = []
+    ground.spawn(lambda: made.append(ground.mount.create("open/mine")), uid=500)
+    ground.run_for(SECOND)
+    assert ground.mount.getattr(made[0]).uid == 500
+
+
+def test_a_soft_mount_of_a_dead_server_fails():
+    with nfs_ground(soft=True) as ground:
+        ground.nfsd.stop()
+        ground.run_for(SECOND)
+        assert ground.mount.mount() < 0
+
+
+def test_the_whole_thing_gives_the_same_history_twice():
+    def run():
+        with mounted(seed=7) as ground:
+            ground.swapon()
+            ground.process()
+            for vpn in range(10):
+                ground.write(vpn, page_bytes(vpn))
+                ground.swap_out(vpn)
+            for vpn in range(10):
+                assert ground.read(vpn) == page_bytes(vpn)
+            return ground.world.history.hexdigest()
+
+    assert run() == run()

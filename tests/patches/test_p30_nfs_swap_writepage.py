@@ -1,0 +1,246 @@
+"""Patch 30: a swap page gets a request of its own, and what v14 forgot about failures (b30a to b30e)."""
+
+from __future__ import annotations
+
+import pytest
+
+from kemu.kernel.errno import EBADF, EIO, ENOMEM
+from kemu.mm.address_space import S_SWAPFILE
+from kemu.mm.page import PG_dirty, PG_error, PG_reclaim, PG_writeback
+from kemu_nfs.sunrpc.nfs3_const import NFS3ERR_IO, NFS3ERR_NOSPC, NFS3ERR_STALE, NFS3PROC_WRITE
+from nfs_ground import SECOND, mounted, page_bytes
+
+
+def prepared(**options):
+    return mounted(**options)
+
+
+def swap(ground):
+    ground.file = ground.swapon()
+    ground.process()
+    return ground
+
+
+@pytest.fixture
+def ground():
+    with mounted() as g:
+        yield swap(g)
+
+
+@pytest.fixture
+def faithful():
+    with mounted(fixes="none") as g:
+        yield swap(g)
+
+
+def test_off_success_without_a_write_and_old_bytes_come_back():
+    with mounted(patches="all,-30") as ground:
+        swap(ground)
+        ground.write(0, page_bytes(0))
+        ground.swap_out(0)
+        assert ground.stats.writes == 0
+        assert ground.machine.vmstat.pswpout == 1, "the machine believes that it was written"
+        assert ground.read(0) == bytes(4096)
+        assert ground.kernel.judge.outcome == "data_loss"
+
+
+def test_on_one_write_per_page_and_the_bytes_come_back(ground):
+    for vpn in range(10):
+        ground.write(vpn, page_bytes(vpn))
+        ground.swap_out(vpn)
+    assert ground.stats.writes == 10
+    assert [ground.read(vpn) for vpn in range(10)] == [page_bytes(vpn) for vpn in range(10)]
+    ground.check()
+
+
+def test_success_leaves_writeback_set_or_the_data_on_the_server(ground):
+    for vpn in range(20):
+        ground.write(vpn, page_bytes(vpn))
+        page = ground.pageout(vpn)
+        slot = page.private & 0xFFFF
+        on_server = ground.file_bytes("swap")[slot * 4096 : slot * 4096 + 4096] == page_bytes(vpn)
+        assert page.flags & PG_writeback or on_server
+        assert not page.flags & PG_dirty
+
+
+def test_ordinary_files_need_nothing_of_this():
+    with mounted(patches="all,-30") as ground:
+        ground.mount.create("f")
+        file = ground.mount.open("f")
+        ground.mount.write_buffered(file, 0, b"plain")
+        assert ground.mount.fsync(file) == 0
+        assert ground.file_bytes("f") == b"plain"
+
+
+# b30a, b30b
+
+
+def test_b30a_every_page_leaks_a_reference(faithful):
+    before = faithful.mount.auth.references()
+    for vpn in range(10):
+        faithful.write(vpn, page_bytes(vpn))
+        faithful.swap_out(vpn)
+    assert faithful.mount.auth.references() == before + 10
+
+
+def test_b30a_mended_none(ground):
+    before = ground.mount.auth.references()
+    for vpn in range(10):
+        ground.write(vpn, page_bytes(vpn))
+        ground.swap_out(vpn)
+    ground.mount.auth.check_references(before)
+
+
+def reclaim_as(ground, uid):
+    """Let a task of another user reclaim a page of ours; return the page."""
+    ground.write(0, page_bytes(0))
+    page = ground.isolated(0)
+    results = []
+    writepage = ground.mount.ops.write.nfs_writepage
+    ground.mount.ops.write.nfs_writepage = lambda page_, wbc: results.append(writepage(page_, wbc)) or results[-1]
+
+    def reclaimer():
+        for _ in range(3):
+            freed, rest = ground.shrink(page)
+            if freed:
+                return
+            for kept in rest:
+                ground.machine.filemap.wait_on_page_writeback(kept)
+        ground.machine.reclaim._put_back(rest)
+
+    ground.spawn(reclaimer, uid=uid)
+    ground.run_for(SECOND)
+    return page, results
+
+
+def test_b30b_reclaim_by_another_user_is_ebadf_and_the_page_is_lost():
+    with mounted(fixes="all,-b30b,-b30c") as ground:
+        swap(ground)
+        _, results = reclaim_as(ground, 1000)
+        assert results == [-EBADF]
+        assert ground.stats.writes == 0
+        assert ground.read(0) == bytes(4096)
+        assert ground.kernel.judge.outcome == "data_loss"
+
+
+def test_b30b_alone_mended_it_is_written_for_whoever_reclaims():
+    with mounted(fixes="b30b") as ground:
+        swap(ground)
+        _, results = reclaim_as(ground, 1000)
+        assert results == [0]
+        assert ground.read(0) == page_bytes(0)
+
+
+def test_b30b_root_succeeds_either_way(faithful):
+    _, results = reclaim_as(faithful, 0)
+    assert results == [0]
+    assert faithful.read(0) == page_bytes(0)
+
+
+# b30c
+
+
+@pytest.mark.parametrize(("fixes", "kept"), [("all", True), ("all,-b30c", False)])
+def test_b30c_an_error_before_the_flush(fixes, kept):
+    with mounted(fixes=fixes) as ground:
+        swap(ground)
+        ground.mount.ops.write.nfs_writepage_setup = lambda *_: -ENOMEM
+        ground.write(0, page_bytes(0))
+        page = ground.pageout(0)
+        assert bool(page.flags & PG_dirty) is kept
+        assert page.flags & PG_error
+        if kept:
+            assert not page.flags & PG_reclaim
+            del ground.mount.ops.write.nfs_writepage_setup
+            ground.push_out(page)
+            assert ground.read(0) == page_bytes(0)
+            ground.check()
+
+
+def test_b30c_lost_means_lost():
+    with mounted(fixes="all,-b30c") as ground:
+        swap(ground)
+        ground.mount.ops.write.nfs_writepage_setup = lambda *_: -ENOMEM
+        ground.write(0, page_bytes(0))
+        ground.swap_out(0)
+        assert ground.read(0) != page_bytes(0)
+        assert ground.kernel.judge.outcome == "data_loss"
+
+
+def test_b30c_no_memory_for_a_credential_is_such_an_error():
+    with mounted() as ground:
+        swap(ground)
+        ground.mount.auth.lookup_cred = lambda _uid, _gid: None
+        ground.write(0, page_bytes(0))
+        page = ground.pageout(0)
+        assert page.flags & PG_dirty
+
+
+# b30d
+
+
+def test_b30d_a_page_that_leaves_before_the_flag_is_set_is_lost(faithful):
+    faithful.file.inode.i_flags &= ~S_SWAPFILE  # the window between WRITEOK and the end of swapon
+    faithful.write(0, page_bytes(0))
+    faithful.swap_out(0)
+    faithful.file.inode.i_flags |= S_SWAPFILE
+    assert faithful.stats.writes == 0
+    assert faithful.read(0) != page_bytes(0)
+
+
+@pytest.mark.parametrize(("fixes", "window"), [("all", False), ("all,-b30d", True)])
+def test_b30d_the_window(fixes, window):
+    with mounted(fixes=fixes) as ground:
+        file = ground.mount.make_swapfile("swap", 100)
+        seen = []
+        ground.sched.preemption_point = lambda label: seen.append(file.inode.is_swapfile) if "WRITEOK" in label else None
+        ground.machine.swapfile.swapon(file)
+        assert seen == [not window]
+
+
+# b30e
+
+
+@pytest.mark.parametrize("status", [NFS3ERR_IO, NFS3ERR_NOSPC, NFS3ERR_STALE])
+def test_b30e_an_error_of_the_server_loses_the_page(status):
+    with mounted(fixes="all,-b30e") as ground:
+        swap(ground)
+        ground.faults.error(NFS3PROC_WRITE, status)
+        ground.write(0, page_bytes(0))
+        page = ground.pageout(0)
+        ground.wait_for_calls()
+        assert page.flags & PG_error
+        assert not page.flags & (PG_dirty | PG_writeback), "clean: reclaim will free it"
+        ground.push_out(page)
+        assert ground.read(0) != page_bytes(0)
+
+
+@pytest.mark.parametrize("status", [NFS3ERR_IO, NFS3ERR_NOSPC, NFS3ERR_STALE])
+def test_b30e_mended_the_page_is_dirty_again_and_goes_out_later(ground, status):
+    ground.faults.error(NFS3PROC_WRITE, status)
+    ground.write(0, page_bytes(0))
+    page = ground.pageout(0)
+    ground.wait_for_calls()
+    assert page.flags & PG_dirty
+    assert not page.flags & PG_reclaim
+    ground.push_out(page)
+    assert ground.read(0) == page_bytes(0)
+    assert ground.stats.write_errors == 1
+    ground.check()
+
+
+@pytest.mark.parametrize(("fixes", "dirty"), [("all", True), ("all,-b30e", False)])
+def test_b30e_a_connect_worker_without_memory(fixes, dirty):
+    with mounted(fixes=fixes) as ground:
+        swap(ground)
+        create = ground.stack.tcp.sock_create
+        ground.stack.tcp.sock_create = lambda: None
+        ground.mount.xprt.xprt_force_close()
+        ground.run_for(SECOND)
+        ground.write(0, page_bytes(0))
+        page = ground.pageout(0)
+        ground.wait_for_calls()
+        assert ground.stats.write_errors == 1
+        assert ground.file.private_data.error == -EIO
+        assert bool(page.flags & PG_dirty) is dirty
+        ground.stack.tcp.sock_create = create
