@@ -25,6 +25,7 @@ class Observer:
         self.pair = pair
         self.touched = 0
         self.trespassers = 0
+        self.cred_references = 0
         self.samples = 0
         self.reserve = Reserve()
         self.story = ""
@@ -56,6 +57,7 @@ class Observer:
         client = self.pair.client
         self.touched = sum(len(pages) for pages in client.shadow.pages.values())
         self.reserve.end_of_load_bytes = self.pair.client_net.net_reserves.net_skb_reserve.usage
+        self.cred_references = self.pair.mount.auth.references()
         client.memory.audit(read_slot)
 
     def after_quiesce(self) -> None:
@@ -104,6 +106,6 @@ class Observer:
         result.net.retransmits, result.net.emergency_skbs = stats.retransmits, stats.emergency_skbs
         result.net.drops = dict(stats.drops)
         result.reclaim = Reclaim(vmstat.kswapd_wakes, vmstat.allocstall, vmstat.throttled, vmstat.oom_kills)
-        result.nfs = Nfs(nfs.writes, nfs.reads, nfs.retransmissions, nfs.reconnects)
+        result.nfs = Nfs(nfs.writes, nfs.reads, nfs.retransmissions, nfs.reconnects, self.cred_references)
         result.history = pair.world.history.hexdigest()
         return result

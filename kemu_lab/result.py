@@ -57,12 +57,16 @@ class Reclaim:
 
 @attrs.define
 class Nfs:
-    """The client's RPCs for data, and how often it had to ask again."""
+    """The client's RPCs for data, and how often it had to ask again.
+
+    :ivar cred_references: references to credentials that are held at the end of the load.
+    """
 
     writes: int = 0
     reads: int = 0
     retransmissions: int = 0
     reconnects: int = 0
+    cred_references: int = 0
 
 
 @attrs.define

@@ -108,3 +108,33 @@ def test_what_needs_a_patch_goes_with_it(main_run):
 
     assert result.dropped == [30, 31]
     assert "EINVAL" in result.reason
+
+
+def test_v14_as_posted_survives_too_but_its_reserve_leaks_into_ordinary_packets(main_run):
+    result = main_run(fixes="none")
+
+    assert result.outcome == "survived"
+    assert result.pages.lost == 0
+    assert result.reserve.left_bytes == result.reserve.leaked_pages == 0
+    assert result.reserve.trespassers > 100  # b03a: a reserve slab that comes back by the partial list is open to everybody
+
+
+def test_v14_as_posted_leaks_a_credential_reference_per_page_written(main_run):
+    result = main_run(fixes="none")
+
+    assert result.nfs.cred_references >= result.pages.swapped_out  # b30a
+    assert main_run().nfs.cred_references < 20
+
+
+@pytest.mark.parametrize(("fixes", "trespass", "leak"), [("all,-b03a", True, False), ("all,-b30a", False, True)])
+def test_each_of_the_two_comes_from_its_own_defect(main_run, fixes, trespass, leak):
+    result = main_run(fixes=fixes)
+
+    assert result.outcome == "survived"
+    assert (result.reserve.trespassers > 0) == trespass
+    assert (result.nfs.cred_references >= result.pages.swapped_out) == leak
+
+
+def test_of_all_defects_only_the_leaking_slab_changes_the_packets(main_run):
+    assert main_run(fixes="all,-b03a").history == main_run(fixes="none").history
+    assert main_run(fixes="all,-b30a").history == main_run().history
