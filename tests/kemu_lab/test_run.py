@@ -31,6 +31,7 @@ def test_json_is_as_the_schema_says(words, status, capsys):
     assert err == ""
 
 
+@pytest.mark.xdist_group("main-run")
 def test_the_survivor_is_as_the_schema_says(main_run):
     jsonschema.validate(json.loads(json.dumps(main_run().as_json())), SCHEMA)
 
