@@ -7,6 +7,7 @@ import random
 import pytest
 
 from kemu.errors import KernelBug
+from kemu.mm.page import Page
 from nfs_ground import PAGE, mounted, page_bytes
 
 
@@ -67,11 +68,7 @@ def test_random_pages_come_back_as_they_went(ground):
         else:
             model[vpn] = page_bytes(vpn, step)
             ground.write(vpn, model[vpn])
-        if (
-            rng.random() < 0.6
-            and not isinstance(ground.sched.current.mm.ptes[vpn], int)
-            and hasattr(ground.sched.current.mm.ptes[vpn], "flags")
-        ):
+        if rng.random() < 0.6 and isinstance(ground.sched.current.mm.ptes[vpn], Page):
             ground.swap_out(vpn)
     assert {vpn: ground.read(vpn) for vpn in model} == model
 

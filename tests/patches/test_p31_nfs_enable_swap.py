@@ -7,8 +7,9 @@ import pytest
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EINVAL, ENOMEM
 from kemu.kernel.task import PF_MEMALLOC
-from kemu.mm.fault_inject import FailPageAlloc
 from kemu.mm.gfp import _GFP_MEMALLOC, GFP_NOFS, GFP_NOIO, GFP_NOWAIT
+from kemu.mm.hog import AtomicHog
+from kemu.mm.page import PG_writeback
 from kemu_net.core.sock import SOCK_MEMALLOC
 from kemu_nfs.sunrpc.rpc_task import RPC_TASK_SWAPPER
 from nfs_ground import SECOND, mounted, nfs_ground, page_bytes
@@ -217,17 +218,27 @@ def test_a_transport_without_a_socket_is_marked_when_it_connects(ground):
     assert ground.stack.net_reserves.memalloc_socks == 2
 
 
-def test_the_connect_worker_gets_memory_at_the_floor(ground):
+def at_the_floor(ground):
+    """Take the server away with a WRITE on its way, then all memory that GFP_ATOMIC can get; bring the server back."""
     ground.swapon()
     ground.process()
     ground.write(0, page_bytes(0))
     ground.nfsd.stop()
     ground.run_for(SECOND)
+    page = ground.pageout(0)
+    ground.run_for(SECOND)
+    AtomicHog(ground.machine.slub).hog()
     ground.nfsd.start()
-    ground.machine.page_alloc.fail_page_alloc = FailPageAlloc(ground.kernel, times=0)
-    ground.pageout(0)
-    ground.wait_for_calls()
+    ground.run_for(60 * SECOND)
+    return page
+
+
+def test_a_connection_comes_back_at_the_floor(ground):
+    page = at_the_floor(ground)
+    assert not page.flags & PG_writeback
+    assert ground.mount.xprt.connected
     assert ground.stats.write_errors == 0
+    assert ground.stats.reconnects == 1
 
 
 # b31a
