@@ -9,15 +9,15 @@ import pytest
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCES = sorted(
     {
-        (path.name, *match)
+        match
         for path in DOCS.glob("*.md")
         for match in re.findall(r"`(kemu[a-z0-9_.]*):([A-Za-z0-9_.]+)`", path.read_text(encoding="utf-8"))
     }
 )
 
 
-@pytest.mark.parametrize(("page", "module", "name"), REFERENCES)
-def test_a_named_function_exists(page, module, name):
+@pytest.mark.parametrize(("module", "name"), REFERENCES)
+def test_a_named_function_exists(module, name):
     found = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)

@@ -2,16 +2,13 @@
 
 import pytest
 
-
 # whole runs are shared by the tests of a worker: those of one group go to one worker
 pytestmark = pytest.mark.xdist_group("main-run")
 
 
 def test_the_full_series_survives(main_run):
-    survives(main_run())
+    result = main_run()
 
-
-def survives(result):
     assert (result.outcome, result.also) == ("survived", [])
     assert result.pages.swapped_out >= 4000
     assert result.pages.swapped_in >= 3000
