@@ -28,6 +28,7 @@ from kemu.mm.swap_header import mkswap_header
 from kemu_nfs.nfs.file import NfsFileOps
 from kemu_nfs.nfs.inode import FMODE_READ, FMODE_WRITE, NfsInode
 from kemu_nfs.nfs.nfs3xdr import (
+    PROC_COMMIT,
     PROC_CREATE,
     PROC_FSINFO,
     PROC_GETATTR,
@@ -373,6 +374,21 @@ class NfsMount:
     def fsync(self, file: File) -> int:
         """Write what the page cache holds of a file, and wait."""
         return self.ops.fsync(file.private_data.nfsi)
+
+    def commit(self, file: File, pos: int = 0, count: int = 0) -> bytes | int:
+        """Ask the server to put what it holds of a range on its disk: its write verifier, or -errno; ``count`` 0 is to the end.
+
+        Writes of this client are stable, so nothing depends on it; the verifier tells whether the server has lived through a crash.
+        """
+        packer = Packer()
+        packer.pack_raw(file.private_data.nfsi.fh_wire)
+        packer.pack_uhyper(pos)
+        packer.pack_uint(count)
+        result = self._call(PROC_COMMIT, packer.bytes())
+        if isinstance(result, int):
+            return result
+        self.ops.inodes.nfs_refresh_inode(file.private_data.nfsi, result)
+        return result.verf
 
     def make_swapfile(self, path: str, pages: int) -> File | int:
         """Make a file of ``pages`` pages with a swap header, and open it (dd and mkswap): a File for swapon(), or -errno."""

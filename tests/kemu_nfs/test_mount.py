@@ -69,6 +69,20 @@ def test_a_size_is_set_and_pages_beyond_it_go(ground):
     assert ground.file_bytes("f") == page_bytes(0)
 
 
+def test_commit_returns_the_verifier_that_changes_with_a_crash(ground):
+    ground.mount.create("data")
+    file = ground.mount.open("data")
+    assert ground.mount.write(file, 0, b"x" * 5000) == 5000
+
+    first = ground.mount.commit(file)
+    again = ground.mount.commit(file, 4096, 904)
+
+    assert len(first) == 8
+    assert again == first
+    ground.nfsd.server.crash()
+    assert ground.mount.commit(file) != first
+
+
 def test_a_swap_file_has_its_size_and_a_header(ground):
     file = ground.mount.make_swapfile("swap", 100)
     assert file.inode.size == 100 * PAGE
