@@ -11,7 +11,8 @@ Rules of this file
     * 120 virtual seconds without progress: a warning in khungtaskd's words. 2.6.23 had none; khungtaskd came with 2.6.30.
     * ``deadlock``: all closed_probes name a reason at every check of five virtual seconds in which nothing progressed (two periods
       of the NIC's watchdog), and some task is stuck. ``hung_task``: 720 virtual seconds without progress with some task stuck.
-    * A task is stuck if it waits uninterruptibly for something named, other than time or a client; or if it runs and gets nowhere.
+    * A task is stuck if it waits uninterruptibly for something named, other than time or a client; or if it runs and gets nowhere
+      (ksoftirqd, which works for foreign frames too, does not count).
     * Several outcomes: the first of PRECEDENCE is the outcome, the rest is in ``also``. Those of FATAL end the run.
     * The check comes every virtual second, between two choices of the hub. It is no event and keeps nothing alive.
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kemu.kernel.hub import Hub
+    from kemu.kernel.spinlock import Mutex
 
 PRECEDENCE = ("oops", "panic", "data_loss", "deadlock", "hung_task", "oom_kill", "leak", "waiting", "survived")
 FATAL = frozenset({"oops", "panic", "data_loss", "deadlock", "hung_task"})
@@ -62,7 +64,11 @@ class Judge:
         self.stopped = False
         self.warnings = 0
         self.closed_probes: list[Callable[[], str | None]] = []
-        self.explainers: dict[str, Callable[[Any], tuple[str, Why | None]]] = {"task": _explain_task, "sleep": _explain_sleep}
+        self.explainers: dict[str, Callable[[Any], tuple[str, Why | None]]] = {
+            "task": _explain_task,
+            "sleep": _explain_sleep,
+            "mutex": _explain_mutex,
+        }
         self._reports: dict[str, str] = {}
         self._chain: list[str] = []
         self._holds: dict[str, int] = {}
@@ -206,7 +212,7 @@ class Judge:
                 if task.state == TASK_UNINTERRUPTIBLE:
                     if task.why is not None and task.why[0] not in PATIENT_KINDS:
                         stuck.append(task)
-                elif task.state == TASK_RUNNING and task is not outside:
+                elif task.state == TASK_RUNNING and task is not outside and not task.bound:
                     stuck.append(task)
         return stuck
 
@@ -253,6 +259,13 @@ class Judge:
 
 def _explain_task(task: Task) -> tuple[str, Why | None]:
     return f"task {task.comm}:{task.pid} on {task.kernel.name}", task.why
+
+
+def _explain_mutex(mutex: Mutex) -> tuple[str, Why | None]:
+    owner = mutex.owner
+    if owner is None:
+        return f"mutex {mutex.name}", None
+    return f"mutex {mutex.name}, held by {_explain_task(owner)[0]}", owner.why
 
 
 def _explain_sleep(_obj: Any) -> tuple[str, Why | None]:

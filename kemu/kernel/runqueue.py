@@ -114,6 +114,7 @@ class RunQueues(Context):
         task.state = TASK_DEAD
         task.on_rq = False
         task.why = None
+        task.utime_ns += cpu.now - cpu.picked_at
         del self.tasks[task.pid]
         self.wake_up_all(task.exit_queue)
         self.world.judge.progress()
@@ -207,6 +208,7 @@ class RunQueues(Context):
             if not cpu.queue and len(self.kernel.cpus) > 1:
                 self._pull(cpu)
         task.cpu = cpu
+        task.utime_ns += cpu.now - cpu.picked_at
         cpu.current = cpu.idle
         cpu.resting = True
         self.world.enter_hub(task.stack, cpu)

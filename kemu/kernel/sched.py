@@ -35,6 +35,7 @@ class Sched(RunQueues):
 
         Uninterruptible unless the caller has set ``current.state``.
         """
+        self.might_sleep()
         task = self.current
         if task.state == TASK_RUNNING:
             task.state = TASK_UNINTERRUPTIBLE

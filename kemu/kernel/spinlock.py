@@ -1,7 +1,7 @@
 """Spinlocks and mutexes (2.6.23 include/linux/spinlock.h, lib/spinlock_debug.c, kernel/mutex.c).
 
 A spinlock raises the PREEMPT count. It can be contended by another CPU when its holder spends time; who spins lets time pass, so
-that the holder goes on. Taking a lock that the same CPU holds, or spinning for ten seconds, is an oops, as with
+that the holder goes on. Taking a lock that the same CPU holds, or spinning for a second, is an oops, as with
 CONFIG_DEBUG_SPINLOCK.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kemu.kernel.cpu import Cpu
     from kemu.kernel.task import Task, Why
 
-LOCKUP_NS = 10_000_000_000
+LOCKUP_NS = 1_000_000_000
 
 
 class Spinlock:
@@ -85,7 +85,8 @@ class Spinlock:
         self.contended += 1
         give_up = cpu.now + LOCKUP_NS
         while self.owner is not None:
-            self._sched.spend(costs.SPIN)
+            ahead = cpu.horizon - cpu.now  # until then nobody else can do anything
+            self._sched.spend(ahead if costs.SPIN < ahead < LOCKUP_NS else costs.SPIN)
             if cpu.now >= give_up:
                 raise KernelBug(f"BUG: spinlock lockup on {self.name}, {self._sched.current!r}", cpu)
 

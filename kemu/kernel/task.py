@@ -49,6 +49,7 @@ class Task:
     :ivar why: None, or ``(kind, obj)``: what the task waits for, as long as it is blocked.
     :ivar since: local time at which it blocked last.
     :ivar on_rq: it is on a run queue or running, so a wake-up need not queue it.
+    :ivar utime_ns: CPU time in user and kernel code, up to when it left its CPU last.
     :ivar bound: it never leaves its CPU.
     :ivar data: a dictionary for whoever drives the task.
     """

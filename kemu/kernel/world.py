@@ -111,9 +111,9 @@ class World(Hub):
 
         ``idle`` tells afterwards whether nothing was left to do. With ``for_ns`` the clock then stands at the end of that time.
         """
-        self._usable()
-        if not self.outer_running:
+        if not self.outer_running and not self.interrupted:
             raise KemuError("world.run() is for the stack outside; a task sleeps, or waits")
+        self._usable()
         for kernel in self.machines:
             cpu = kernel.cpus[0]
             if cpu.preempt_count or cpu.irq_disabled:
@@ -234,6 +234,7 @@ class World(Hub):
             if init.on_rq and init in cpu.queue:
                 cpu.queue.remove(init)
             if not cpu.resting:
+                cpu.current.utime_ns += cpu.now - cpu.picked_at
                 cpu.queue.appendleft(cpu.current)
             cpu.current = init
             cpu.resting = False

@@ -1,0 +1,144 @@
+"""Patch 17: what a conv callback says about a value reaches the one who wrote it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kemu.fixes import FixSet
+from kemu.kernel.core import Kernel
+from kemu.kernel.errno import EINVAL, ENOMEM
+from kemu.kernel.world import World
+from kemu.patches import PatchSet
+
+BASE, V14, MENDED = ("all,-17", "all"), ("all", "none"), ("all", "all")
+#: Base before the patch, v14 as posted, v14 with its defect mended.
+THREE = pytest.mark.parametrize("variant", [BASE, V14, MENDED], ids=["base", "v14", "mended"])
+
+
+class Vector:
+    """A vector of three integers whose setter refuses what a test tells it to."""
+
+    def __init__(self, variant, count=3):
+        self.world = World()
+        kernel = Kernel(world=self.world, patched=PatchSet.parse(variant[0]), fixed=FixSet.parse(variant[1]))
+        self.sysctl = kernel.sysctl
+        self.values = [10, 20, 30][:count]
+        self.refusals = {}
+        self.handled = 0
+        self.sysctl.register(
+            "v", lambda: self.values, self.set, count=3, handler=self.handle
+        ) if count == 3 else self.sysctl.register(
+            "v", lambda: self.values[0], lambda value: self.set(value, 0), handler=self.handle
+        )
+
+    def set(self, value, index):
+        if index in self.refusals:
+            return self.refusals[index]
+        self.values[index] = value
+        return 0
+
+    def handle(self):
+        self.handled += 1
+
+    def write(self, text):
+        return self.sysctl.write("v", text)
+
+
+@pytest.fixture
+def make():
+    vectors = []
+
+    def make(variant, count=3):
+        vectors.append(Vector(variant, count))
+        return vectors[-1]
+
+    yield make
+    for vector in vectors:
+        vector.world.shutdown()
+
+
+@pytest.mark.parametrize(("variant", "result"), [(BASE, -EINVAL), (V14, -ENOMEM), (MENDED, -ENOMEM)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_refusal_of_the_first_value(make, variant, result, count):
+    vector = make(variant, count)
+    vector.refusals[0] = -ENOMEM
+    assert vector.write("1") == result
+    assert vector.values[0] == 10
+    assert vector.handled == 0
+
+
+@pytest.mark.parametrize(("variant", "result"), [(BASE, 0), (V14, -ENOMEM), (MENDED, -ENOMEM)])
+def test_a_refusal_of_a_later_value_keeps_the_earlier_ones(make, variant, result):
+    vector = make(variant)
+    vector.refusals[1] = -ENOMEM
+    assert vector.write("1 2 3") == result
+    assert vector.values == [1, 20, 30]
+
+
+@pytest.mark.parametrize(("variant", "result"), [(BASE, -EINVAL), (V14, 0), (MENDED, -EINVAL)])
+@pytest.mark.parametrize("text", ["abc", "", " \n", "-"])
+def test_text_that_holds_no_number(make, variant, result, text):
+    vector = make(variant)
+    assert vector.write(text) == result
+    assert vector.values == [10, 20, 30]
+
+
+@pytest.mark.parametrize(("variant", "result"), [(BASE, -EINVAL), (V14, 1), (MENDED, 1)])
+def test_a_positive_conv_result_looks_like_a_byte_count(make, variant, result):
+    vector = make(variant, 1)
+    vector.refusals[0] = 1
+    assert vector.write("1") == result
+
+
+@THREE
+def test_good_values_are_taken_whatever_the_variant(make, variant):
+    vector = make(variant)
+    assert vector.write("1 -2 3") == 0
+    assert vector.values == [1, -2, 3]
+    assert vector.handled == 1
+
+
+@THREE
+def test_fewer_values_than_there_are_is_no_error(make, variant):
+    vector = make(variant)
+    assert vector.write("1") == 0
+    assert vector.values == [1, 20, 30]
+
+
+@THREE
+def test_reading_is_unaffected(make, variant):
+    vector = make(variant)
+    vector.refusals = {0: -ENOMEM, 1: -ENOMEM, 2: -ENOMEM}
+    assert vector.sysctl.read("v") == "10\t20\t30\n"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    words=st.lists(st.one_of(st.integers(-999, 999).map(str), st.sampled_from(["x", "1x", "-"])), max_size=4),
+    refused=st.dictionaries(st.integers(0, 2), st.sampled_from([-ENOMEM, -EINVAL])),
+    variant=st.sampled_from([BASE, V14, MENDED]),
+)
+def test_what_is_stored_is_the_same_in_every_variant_and_the_result_follows_the_table(words, refused, variant):
+    vector = Vector(variant)
+    vector.refusals = refused
+    stored, error = [10, 20, 30], 0
+    done = 0
+    for index, word in enumerate(words[:3]):
+        if not word.lstrip("-").isdigit():
+            break
+        error = refused.get(index, 0)
+        if error:
+            break
+        stored[index] = int(word)
+        done += 1
+    result = vector.write(" ".join(words))
+    vector.world.shutdown()
+    assert vector.values == stored
+    if variant == BASE:
+        assert result == (0 if done else -EINVAL)
+    elif variant == V14:
+        assert result == error
+    else:
+        assert result == (error or (0 if done else -EINVAL))
