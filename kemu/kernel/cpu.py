@@ -114,6 +114,7 @@ class Cpu:
     :ivar picked_at: local time at which ``current`` was put on; ``slice_start`` is where its slice began.
     :ivar resting: the idle task is current and has nothing to do.
     :ivar irq_disabled: depth of local_irq_save().
+    :ivar heap: the heap of ``events``, for the hub, which looks at it at each turn.
     :ivar horizon: the local time at which spend() must look around.
     :ivar rank: (machine index, cpu id) as one number: breaks ties.
     """
@@ -122,6 +123,7 @@ class Cpu:
         "__weakref__",
         "current",
         "events",
+        "heap",
         "horizon",
         "id",
         "idle",
@@ -156,6 +158,7 @@ class Cpu:
         self.softirq_pending = 0
         self.horizon = 0
         self.events = EventQueue()
+        self.heap = self.events.heap
         self.queue: deque[Task] = deque()
         self.resting = True
         self.need_resched = False

@@ -131,10 +131,25 @@ class Hub:
     def limit_of(self, cpu: Cpu) -> int:
         """Give the local time up to which ``cpu`` may run before somebody else must."""
         limit = self._recall
-        time = self.events.next_time()
-        limit = min(limit, time)
-        if len(self.cpus) == 1:
-            return limit
+        if self.events.heap:
+            limit = min(limit, self.events.next_time())
+        lookahead = self.lookahead_ns
+        machine = cpu.machine
+        outer_running = self.outer_running
+        for other in self.cpus:
+            if other is cpu:
+                continue
+            time = other.now
+            if not other.queue and (other.resting or (outer_running and other.current is other.kernel.init)):
+                if not other.heap:
+                    continue
+                first = other.heap[0]
+                event_time = other.events.next_time() if first[2].cancelled else first[0]
+                time = event_time if event_time > time else time  # noqa: FURB136  # max() costs as much as the rest of this loop
+            time += QUANTUM if other.machine == machine else lookahead
+            if time < limit:
+                limit = time
+        return limit
         lookahead = self.lookahead_ns
         machine = cpu.machine
         outer_running = self.outer_running
@@ -179,13 +194,16 @@ class Hub:
         for cpu in self.cpus:
             time = cpu.now
             if cpu.resting and not cpu.queue:
-                event_time = cpu.events.next_time()
-                time = max(time, event_time)
+                if not cpu.heap:
+                    continue
+                first = cpu.heap[0]
+                event_time = cpu.events.next_time() if first[2].cancelled else first[0]
+                time = event_time if event_time > time else time  # noqa: FURB136  # max() costs as much as the rest of this loop
             if time < when:
                 when = time
                 best = cpu
-        event_time = self.events.next_time()
-        time = min(when, event_time)
+        event_time = self.events.next_time() if self.events.heap else FOREVER
+        time = event_time if event_time < when else when  # noqa: FURB136  # as above
         if time >= FOREVER:
             self.idle = True
             if self._deadline >= FOREVER:
@@ -198,7 +216,8 @@ class Hub:
                 return None
             self._advance(self._deadline)
             return self.finish()
-        self._advance(time)
+        self.hub_clock.now = time
+        self.clock = time if time > self.clock else self.clock  # noqa: FURB136  # as above
         if event_time <= when:
             event = self.events.pop_due(event_time)
             assert event is not None
@@ -221,9 +240,10 @@ class Hub:
                 self._next_task(cpu)
             else:
                 cpu.current = cpu.idle
-        recall = min(self.judge.next_check, self._deadline)
-        if self._until is not None:
-            recall = min(recall, cpu.now + POLL_NS)
+        next_check, deadline = self.judge.next_check, self._deadline
+        recall = deadline if deadline < next_check else next_check  # noqa: FURB136  # as above
+        if self._until is not None and cpu.now + POLL_NS < recall:
+            recall = cpu.now + POLL_NS
         self._recall = recall
         if cpu.current.stack is self.outer:
             return self.resume_outer(cpu.kernel)
@@ -246,9 +266,8 @@ class Hub:
         sched.cpu = cpu
         sched.current = task = cpu.current
         self.running = cpu
-        if not cpu.irq_disabled:
-            time = cpu.events.next_time()
-            limit = min(limit, time)
+        if cpu.heap and not cpu.irq_disabled and cpu.heap[0][0] < limit:
+            limit = cpu.heap[0][0]
         cpu.horizon = limit
         stack = task.stack
         if not stack.started:

@@ -27,9 +27,9 @@ class Irq:
 
     def deliver(self, cpu: Cpu) -> None:
         """Run all due events of the running CPU, if it has interrupts enabled."""
-        events = cpu.events
-        while not cpu.irq_disabled:
-            event = events.pop_due(cpu.now)
+        heap = cpu.heap
+        while heap and heap[0][0] <= cpu.now and not cpu.irq_disabled:
+            event = cpu.events.pop_due(cpu.now)
             if event is None:
                 return
             self.count += 1
