@@ -173,13 +173,6 @@ class Cpu:
         self.kernel.world.note_event(self, time)
         return event
 
-    def next_action(self) -> int:
-        """Give the time of the next thing that happens here if nobody else does anything."""
-        if self.queue or not self.resting:
-            return self.now
-        time = self.events.next_time()
-        return max(time, self.now)
-
     def __repr__(self) -> str:
         """Name machine and CPU, with the state that a bug report needs."""
         state = f"preempt_count={self.preempt_count:#010x} irqs_off={self.irq_disabled}"

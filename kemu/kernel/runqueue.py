@@ -118,6 +118,8 @@ class RunQueues(Context):
         del self.tasks[task.pid]
         self.wake_up_all(task.exit_queue)
         self.world.judge.progress()
+        if not cpu.queue:
+            self._pull(cpu)
         cpu.current = cpu.idle
         cpu.resting = True
         self.world.forget(task.stack)
@@ -205,7 +207,7 @@ class RunQueues(Context):
         else:
             task.on_rq = False
             task.since = cpu.now
-            if not cpu.queue and len(self.kernel.cpus) > 1:
+            if not cpu.queue:
                 self._pull(cpu)
         task.cpu = cpu
         task.utime_ns += cpu.now - cpu.picked_at
@@ -268,10 +270,10 @@ class RunQueues(Context):
         seen: dict[int, int] = {}
         for cpu in self.kernel.cpus:
             for task in cpu.queue:
-                if task.state != TASK_RUNNING or not task.on_rq:
+                if task.state == TASK_DEAD or not task.on_rq:
                     raise KernelBug(f"run queue of cpu {cpu.id} holds {task!r}", cpu)
                 if task.pid in seen or task is cpu.current:
                     raise KernelBug(f"{task!r} is queued twice, or queued while it runs", cpu)
                 seen[task.pid] = cpu.id
-            if cpu.resting != (cpu.current is cpu.idle) and not (cpu.current is cpu.idle and not cpu.resting):
+            if cpu.resting and cpu.current is not cpu.idle:
                 raise KernelBug(f"cpu {cpu.id} rests, but {cpu.current!r} is current", cpu)

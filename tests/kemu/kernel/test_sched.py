@@ -532,3 +532,71 @@ def test_completions_count(kernel):
     kernel.world.run()
     assert log == [0, 1, 2]
     assert done.wait_timeout(5) == 5
+
+
+# ---- both at once
+
+
+def test_a_cpu_takes_over_what_waits_for_a_busy_one(smp):
+    done = {}
+
+    def body(name, steps):
+        def run():
+            for _ in range(steps):
+                smp.sched.spend(10_000)
+            done[name] = smp.sched.cpu.id
+
+        return run
+
+    for name, steps in (("long 1", 300), ("short 1", 10), ("long 2", 300), ("short 2", 10)):
+        smp.sched.spawn(name, body(name, steps))
+    smp.world.run()
+    assert done["long 1"] != done["long 2"]
+    assert smp.world.now < 4_000_000
+
+
+def test_bound_tasks_are_never_moved(smp):
+    where = []
+
+    def body():
+        for _ in range(100):
+            smp.sched.spend(10_000)
+        where.append(smp.sched.cpu.id)
+
+    for _ in range(3):
+        task = smp.sched.spawn("bound", body, start=False)
+        task.cpu = smp.cpus[1]
+        task.bound = True
+        smp.sched.wake_up_process(task)
+    smp.world.run()
+    assert where == [1, 1, 1]
+
+
+def test_a_task_pushed_aside_between_condition_and_sleep_is_still_woken(kernel):
+    queue, go, log = WaitQueue(), [], []
+
+    def condition():
+        kernel.sched.spend(9_000)
+        return go
+
+    def body():
+        kernel.sched.wait_event(queue, condition)
+        log.append("woken")
+
+    task = kernel.sched.spawn("t", body)
+    for _ in range(30):
+        kernel.world.run(for_ns=2_000)
+        kernel.check()
+    go.append(1)
+    kernel.sched.wake_up(queue)
+    kernel.world.run()
+    assert log == ["woken"]
+    assert task.state == TASK_DEAD
+
+
+def test_return_to_user_delivers_what_is_due(kernel):
+    log = []
+    kernel.sched.msleep(1)
+    kernel.cpus[0].post(kernel.sched.now, log.append, 1)
+    kernel.sched.return_to_user()
+    assert log == [1]

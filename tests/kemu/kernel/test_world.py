@@ -546,3 +546,48 @@ def test_ctrl_c_reaches_the_caller_and_leaves_a_world_that_can_only_be_shut_down
     with pytest.raises(KemuError, match="interrupted"):
         machine.sched.msleep(1)
     machine.world.shutdown()
+
+
+# ---- verdicts and a caller that is half-way
+
+
+def spend_long(kernel):
+    for _ in range(1000):
+        kernel.sched.spend(5_000)
+
+
+def test_a_caller_that_is_half_way_when_a_verdict_comes_goes_on(pair):
+    a, b = pair
+    b.sched.spawn("t", lambda: b.judge.report("data_loss", "page 7"))
+    spend_long(a)
+    assert a.judge.outcome == "data_loss"
+    assert a.sched.current is a.init
+
+
+def test_a_defect_elsewhere_reaches_a_caller_that_is_half_way(pair):
+    a, b = pair
+
+    def body():
+        raise ZeroDivisionError
+
+    b.sched.spawn("bad", body)
+    with pytest.raises(ZeroDivisionError):
+        spend_long(a)
+    b.sched.msleep(1)
+    a.sched.msleep(1)
+
+
+def test_a_world_event_must_not_block(machine):
+    machine.world.post(MS, lambda _arg: machine.sched.msleep(1))
+    machine.world.run()
+    assert machine.judge.outcome == "oops"
+    assert "scheduling while atomic" in machine.judge.reason or "invalid context" in machine.judge.reason
+
+
+def test_run_waits_for_a_softirq_that_is_half_way_when_time_is_over(pair):
+    a, b = pair
+    b.softirq.open_softirq(3, lambda: [b.sched.spend(9_000) for _ in range(30)])
+    b.cpus[0].post(MS, lambda _arg: b.softirq.raise_softirq(3))
+    a.world.run(for_ns=MS + 100_000)
+    assert b.cpus[0].preempt_count == 0
+    assert b.sched.now >= MS + 270_000
