@@ -17,6 +17,9 @@ Rules
 
 from __future__ import annotations
 
+#: Up to so many bytes, folding costs more than it spares the division.
+CSUM_SMALL = 600
+
 _HALF, _QUARTER, _EIGHTH = ((1 << bits) - 1 for bits in (6016, 3008, 1504))
 
 

@@ -185,16 +185,18 @@ class Dev:
         start = sched.jiffies
         budget = NETDEV_BUDGET
         while poll_list:
-            if budget <= 0 or sched.jiffies - start > 1:
-                self.softirq.raise_softirq(NET_RX_SOFTIRQ)
-                return
-            quota = min(budget, WEIGHT)
+            quota = WEIGHT
+            if quota > budget:
+                quota = budget
             napi = poll_list[0]
             work = napi.poll(quota)
             budget -= work
             if work >= quota:
                 poll_list.remove(napi)
                 poll_list.append(napi)
+            if poll_list and (budget <= 0 or sched.jiffies - start > 1):
+                self.softirq.raise_softirq(NET_RX_SOFTIRQ)
+                return
 
     # transmit
 

@@ -4,7 +4,7 @@ Interface
     RxRing.arrive(time, frame)       a frame will have arrived completely at ``time``
     RxRing.dma(now)                  move what has arrived by now into descriptors, or lose it
     RxRing.refill()                  give used descriptors new buffers
-    RxRing.take()                    the oldest received packet as an skb, or None
+    RxRing.take()                    the oldest received packet as an skb; only while ``done`` holds one
 
 Rules
     * The hardware works lazily: between two calls of dma() nothing but refill() changes how many descriptors have a buffer, and
@@ -25,7 +25,7 @@ from zlib import crc32
 
 from kemu.kernel.history import FRAME
 from kemu.mm.gfp import PAGE_SIZE
-from kemu_net.core.checksum import csum_reduce
+from kemu_net.core.checksum import CSUM_SMALL, csum_reduce
 from kemu_net.core.skbuff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, PACKET_BROADCAST, PACKET_HOST, PACKET_MULTICAST
 from kemu_net.drivers.wire import BROADCAST
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ETH_HLEN = 14
 VLAN_HLEN = 4
 HEADER_BUFFER = 128  # E1000_RXBUFFER_128
+
+_from_bytes = int.from_bytes
 
 #: A descriptor's memory: the skb, and the pages of packet-split mode.
 Buffer = tuple["SkBuff", "list[Page] | None"]
@@ -96,8 +98,9 @@ class RxRing:
         mac = self.mac
         while incoming and incoming[0][0] <= now:
             time, frame = incoming.popleft()
-            self.history.add(FRAME, time, len(frame), crc32(frame))
-            if len(frame) < ETH_HLEN or len(frame) > self.capacity or (not frame[0] & 1 and frame[:6] != mac):
+            length = len(frame)
+            self.history.add(FRAME, time, length, crc32(frame))
+            if length < ETH_HLEN or length > self.capacity or (frame[:6] != mac and not frame[0] & 1):
                 self.stats.ignore("not for this NIC")
             elif buffers:
                 done.append((buffers.popleft(), frame))
@@ -147,10 +150,8 @@ class RxRing:
             self.skbs.netdev_free_page(self, page)
         self.skbs.kfree_skb(skb)
 
-    def take(self) -> SkBuff | None:
+    def take(self) -> SkBuff:
         """Make the oldest filled descriptor a packet, its data at the network header (``eth_type_trans()``)."""
-        if not self.done:
-            return None
         (skb, pages), frame = self.done.popleft()
         head = frame[:6]
         if head == self.mac:
@@ -224,7 +225,9 @@ def verify_checksum(frame: bytes) -> bool:
         return False
     # source and destination address stand right before the segment: one number for them and the segment
     size = end - 34
-    total = csum_reduce(int.from_bytes(frame[26:end], "big"))
+    total = _from_bytes(frame[26:end], "big")
+    if size > CSUM_SMALL:
+        total = csum_reduce(total)
     if size & 1:
         total <<= 8
     return not (total + proto + size) % 65535

@@ -112,7 +112,11 @@ class Wire:
         """Send ``frame`` from ``sender`` at its local time ``now``; returns when its cable is free again."""
         bits_ns = (len(frame) + FRAME_OVERHEAD) * 8_000_000_000 // self.bandwidth_bps
         uplink = self._uplink_free
-        sent = uplink[sender.mac] = max(now, uplink[sender.mac]) + bits_ns
+        mac = sender.mac
+        sent = uplink[mac]
+        if sent < now:
+            sent = now
+        uplink[mac] = sent = sent + bits_ns
         if self.is_cut:
             self.dropped["cut"] += 1
         elif self._perfect:

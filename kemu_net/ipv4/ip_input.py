@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from kemu_net.core.dev import Dev
     from kemu_net.ipv4.route import RouteCache
 
-_unpack_iphdr = struct.Struct("!BBHHHBBHII").unpack_from
+#: version to total length; identity and fragment; TTL, protocol and checksum; source; destination
+_unpack_iphdr = struct.Struct("!IIIII").unpack_from
 _IP_FRAGMENT = 0x3FFF  # more fragments, or an offset
 
 
@@ -55,12 +56,16 @@ class IpInput:
             self.skbs.kfree_skb(skb, "ip: short")
             return
         buf = skb.buf
-        version, _tos, total, _ident, fragment, _ttl, proto, _check, saddr, daddr = _unpack_iphdr(buf, offset)
-        ihl = (version & 15) << 2
-        if version >> 4 != 4 or ihl < 20 or ihl > headlen or total < ihl or total > length:
+        first, second, third, saddr, daddr = _unpack_iphdr(buf, offset)
+        ihl = first >> 22 & 0x3C
+        total = first & 0xFFFF
+        if first >> 28 != 4 or ihl < 20 or ihl > headlen or total < ihl or total > length:
             self.skbs.kfree_skb(skb, "ip: malformed")
             return
-        if int.from_bytes(buf[offset : offset + ihl], "big") % 65535:
+        check = first + second + third + saddr + daddr
+        if ihl > 20:
+            check += int.from_bytes(buf[offset + 20 : offset + ihl], "big")
+        if check % 65535:
             self.skbs.kfree_skb(skb, "ip: checksum")
             return
         if total < length:
@@ -77,7 +82,7 @@ class IpInput:
             self.skbs.kfree_skb(skb, "not for this host" if not self.route.is_local(daddr) else "no route")
             return
         # ip_local_deliver()
-        if fragment & _IP_FRAGMENT:
+        if second & _IP_FRAGMENT:
             self.skbs.kfree_skb(skb, "fragment")
             return
         skb.dst = dst
@@ -86,7 +91,7 @@ class IpInput:
         skb.nh = offset
         skb.data = skb.h = offset + ihl
         skb.len = total - ihl
-        handler = self.protocols.get(proto)
+        handler = self.protocols.get(third >> 16 & 0xFF)
         if handler is None:
             self.skbs.kfree_skb(skb, "no transport protocol")
             return

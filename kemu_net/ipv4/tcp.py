@@ -362,7 +362,9 @@ class Tcp(TcpIpv4):
             err = self._wait_connect(sk, nonblock)
         total = len(data)
         mss = sk.mss_cache
-        limit = min(_LINEAR_MAX, mss)
+        limit = mss
+        if limit > _LINEAR_MAX:
+            limit = _LINEAR_MAX
         unsent = sk.sk_write_queue
         segments = 0
         while copied < total and not err:
@@ -373,10 +375,14 @@ class Tcp(TcpIpv4):
                     err = self._wait_for_memory(sk, copied, mss, nonblock)
                     continue
                 segments += 1
-            piece = data[copied : copied + min(limit, skb.end - 192) - skb.len]
-            skb.buf = skb.buf + piece if skb.len else piece
+            room = skb.end - 192
+            if room > limit:
+                room = limit
+            length = skb.len
+            piece = data[copied : copied + room - length]
+            skb.buf = skb.buf + piece if length else piece
             size = len(piece)
-            skb.len += size
+            skb.len = length + size
             if not copied:
                 skb.flags &= ~PSH
             copied += size
@@ -414,7 +420,9 @@ class Tcp(TcpIpv4):
                     err = self._wait_for_memory(sk, copied, mss, nonblock)
                     continue
                 segments += 1
-            piece = min(mss - skb.len, size - copied)
+            piece = mss - skb.len
+            if piece > size - copied:
+                piece = size - copied
             if piece > sk.sk_forward_alloc and not self.streams.sk_stream_mem_schedule(sk, piece, 0, None):
                 if not skb.len:
                     unsent.pop()
@@ -449,7 +457,9 @@ class Tcp(TcpIpv4):
             if skb.flags & W_SYN:
                 offset -= 1
             if offset < skb.len:
-                data = skb_bytes(skb, offset)
+                start = skb.data
+                # without fragments in one slice
+                data = skb_bytes(skb, offset) if skb.data_len else skb.buf[start + offset : start + skb.len]
                 used = actor(data)
                 if used <= 0:
                     break

@@ -223,7 +223,9 @@ class TcpBase:
     def inet_csk_reset_xmit_timer(self, sk: TcpSock, what: int, when: int, max_when: int) -> None:
         """Arm the retransmission timer for ``what``, ``when`` jiffies from now (``inet_csk_reset_xmit_timer()``)."""
         sk.icsk_pending = what
-        sk.icsk_timeout = timeout = self.sched.jiffies + (min(max_when, when))
+        if when > max_when:
+            when = max_when
+        sk.icsk_timeout = timeout = self.sched.jiffies + when
         if not self.timers.mod_timer(sk.retransmit_timer, timeout):
             sk.sk_refcnt += 1
 

@@ -77,7 +77,10 @@ class TcpCong(TcpOutput):
             sk.mdev = m << 1
             sk.mdev_max = sk.rttvar = max(sk.mdev, TCP_RTO_MIN)
             sk.rtt_seq = sk.snd_nxt
-        sk.rto = min((sk.srtt >> 3) + sk.rttvar, TCP_RTO_MAX)
+        rto = (sk.srtt >> 3) + sk.rttvar
+        if rto > TCP_RTO_MAX:
+            rto = TCP_RTO_MAX
+        sk.rto = rto
 
     # what was acknowledged
 

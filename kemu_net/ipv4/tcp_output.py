@@ -26,6 +26,7 @@ from kemu.kernel import costs
 from kemu.kernel.errno import EAGAIN, ENOBUFS
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL, gfp_t
 from kemu.mm.page import get_page
+from kemu_net.core.checksum import CSUM_SMALL, csum_reduce
 from kemu_net.core.skbuff import CHECKSUM_PARTIAL, SKB_ALLOC_FCLONE, SkBuff, skb_bytes
 from kemu_net.core.sock import sock_wfree
 from kemu_net.core.stream import MAX_TCP_HEADER
@@ -98,11 +99,16 @@ class TcpOutput(TcpReply):
             clone.csum = 16  # where the field is
             check = 0
         else:
-            data = skb_bytes(clone) if clone.data_len else body
-            number = int.from_bytes(data, "big")
-            if len(data) & 1:
-                number <<= 8
-            check = -(total + sk.ports_word + seq + ack_seq + word + number) % 65535
+            total += sk.ports_word + seq + ack_seq + word
+            if payload or option:
+                data = skb_bytes(clone) if clone.data_len else body
+                number = int.from_bytes(data, "big")
+                if length > CSUM_SMALL:
+                    number = csum_reduce(number)
+                if length & 1:
+                    number <<= 8
+                total += number
+            check = -total % 65535
         clone.buf = _HEADER(sk.ports_word, seq, ack_seq, word, check, 0) + body
         clone.data = clone.h = 0
         clone.len = length
@@ -165,7 +171,8 @@ class TcpOutput(TcpReply):
         if current & SIGN:
             current = 0
         window = self._tcp_select_window(sk)
-        window = max(window, current)
+        if window < current:
+            window = current
         sk.rcv_wnd = window
         sk.rcv_wup = sk.rcv_nxt
         if not window:
@@ -174,19 +181,24 @@ class TcpOutput(TcpReply):
 
     def _tcp_select_window(self, sk: TcpSock) -> int:
         """Choose a window from the room in the receive buffer (``__tcp_select_window()``)."""
+        # called for every segment in either direction: comparisons, for min() costs ten times as much
         mss = sk.ack_rcv_mss
-        space = sk.sk_rcvbuf - sk.sk_rmem_alloc
+        rcvbuf = sk.sk_rcvbuf
+        space = rcvbuf - sk.sk_rmem_alloc
         free_space = space - (space >> 2)  # tcp_win_from_space()
-        full_space = sk.sk_rcvbuf - (sk.sk_rcvbuf >> 2)
-        full_space = min(full_space, sk.window_clamp)
-        mss = min(mss, full_space)
+        full_space = rcvbuf - (rcvbuf >> 2)
+        if full_space > sk.window_clamp:
+            full_space = sk.window_clamp
+        if mss > full_space:
+            mss = full_space
         if free_space < full_space >> 1:
             sk.ack_quick = 0
             if sk.sk_prot.memory_pressure:
                 sk.rcv_ssthresh = min(sk.rcv_ssthresh, 4 * sk.advmss)
             if free_space < mss:
                 return 0
-        free_space = min(free_space, sk.rcv_ssthresh)
+        if free_space > sk.rcv_ssthresh:
+            free_space = sk.rcv_ssthresh
         window = sk.rcv_wnd
         if window <= free_space - mss or window > free_space:
             return free_space // mss * mss if mss else 0
@@ -252,7 +264,8 @@ class TcpOutput(TcpReply):
             sk.snd_cwnd_used = 0
             sk.snd_cwnd_stamp = now
             return
-        sk.snd_cwnd_used = max(sk.snd_cwnd_used, packets_out)
+        if packets_out > sk.snd_cwnd_used:
+            sk.snd_cwnd_used = packets_out
         if now - sk.snd_cwnd_stamp >= sk.rto:  # tcp_cwnd_application_limited()
             if not sk.ca_state:
                 used = max(sk.snd_cwnd_used, tcp_init_cwnd(sk))
@@ -398,13 +411,15 @@ class TcpOutput(TcpReply):
             if sk.srtt:
                 max_ato = min(max(sk.srtt >> 3, TCP_DELACK_MIN), max_ato)
             ato = min(ato, max_ato)
-        timeout = self.sched.jiffies + ato
+        now = self.sched.jiffies
+        timeout = now + ato
         timer: Timer = sk.delack_timer
         if sk.ack_pending & ICSK_ACK_TIMER:
-            if sk.ack_blocked or sk.ack_timeout <= self.sched.jiffies + (ato >> 2):
+            if sk.ack_blocked or sk.ack_timeout <= now + (ato >> 2):
                 self.tcp_send_ack(sk)
                 return
-            timeout = min(timeout, sk.ack_timeout)
+            if timeout > sk.ack_timeout:
+                timeout = sk.ack_timeout
         sk.ack_pending |= ICSK_ACK_SCHED | ICSK_ACK_TIMER
         sk.ack_timeout = timeout
         if not self.timers.mod_timer(timer, timeout):
