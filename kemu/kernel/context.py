@@ -58,14 +58,17 @@ class Context:
         if world.in_hub:
             return
         world.running = cpu
-        self.kernel.irq.deliver(cpu)
+        events = cpu.events
+        if events.first <= cpu.now:
+            self.kernel.irq.deliver(cpu)
         limit = world.limit_of(cpu)
         if cpu.now >= limit:
             world.enter_hub(cpu.current.stack, cpu)
-            self.kernel.irq.deliver(cpu)
+            if events.first <= cpu.now:
+                self.kernel.irq.deliver(cpu)
             return
-        if not cpu.irq_disabled:
-            limit = min(limit, cpu.events.next_time())
+        if events.first < limit and not cpu.irq_disabled:
+            limit = events.first
         cpu.horizon = limit
 
     # ---- context
@@ -121,5 +124,6 @@ class Context:
         cpu = self.cpu
         cpu.irq_disabled = flags
         if not flags:
-            time = cpu.events.next_time()
-            cpu.horizon = min(cpu.horizon, time)
+            time = cpu.events.first
+            if time < cpu.horizon:
+                cpu.horizon = time

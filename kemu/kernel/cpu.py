@@ -5,8 +5,9 @@ Interface: :class:`Cpu`, :class:`Event`, :class:`EventQueue`, the fields of ``pr
 Rules of this file
     * ``preempt_count`` is 2.6.23's: PREEMPT 8 bits, SOFTIRQ 8 bits, HARDIRQ 12 bits (include/linux/hardirq.h). It stands on the
       CPU, not on the task: who leaves a CPU voluntarily has it at zero.
-    * Events are ordered by (time, sequence). A cancelled event stays in its heap until it is popped, or until more than half of the
-      heap is cancelled.
+    * Events are ordered by (time, sequence). A cancelled event stays in its heap until it would be the first there, or until more
+      than half of the heap is cancelled: the first entry is always a live one, and its time is kept in ``first``, which the hub
+      reads twice per choice.
     * An event of a CPU runs there as a hard interrupt (irq.py); the one who posts never runs it.
 """
 
@@ -53,17 +54,21 @@ class Event:
             return False
         self.queue = None
         self.cancelled = True
-        queue.note_cancelled()
+        queue.note_cancelled(self)
         return True
 
 
 class EventQueue:
-    """A heap of timed events."""
+    """A heap of timed events.
 
-    __slots__ = ("cancelled", "heap", "sequence")
+    :ivar first: the time of the first event, or FOREVER; changed here only.
+    """
+
+    __slots__ = ("cancelled", "first", "heap", "sequence")
 
     def __init__(self) -> None:
         self.heap: list[tuple[int, int, Event]] = []
+        self.first = FOREVER
         self.cancelled = 0
         self.sequence = 0
 
@@ -72,34 +77,39 @@ class EventQueue:
         event = Event(time, fn, arg, self)
         self.sequence = sequence = self.sequence + 1
         heappush(self.heap, (time, sequence, event))
+        if time < self.first:
+            self.first = time
         return event
 
-    def next_time(self) -> int:
-        """Give the time of the first live event, or FOREVER."""
+    def pop(self) -> Event:
+        """Take the first event out; there must be one."""
         heap = self.heap
-        while heap:
-            time, _, event = heap[0]
-            if not event.cancelled:
-                return time
+        event = heappop(heap)[2]
+        event.queue = None
+        if heap and not heap[0][2].cancelled:
+            self.first = heap[0][0]
+        else:
+            self._settle()
+        return event
+
+    def _settle(self) -> None:
+        """Drop cancelled entries from the top until the first one is live."""
+        heap = self.heap
+        while heap and heap[0][2].cancelled:
             heappop(heap)
             self.cancelled -= 1
-        return FOREVER
+        self.first = heap[0][0] if heap else FOREVER
 
-    def pop_due(self, now: int) -> Event | None:
-        """Take the first live event out if its time has come."""
-        if self.next_time() > now:
-            return None
-        event = heappop(self.heap)[2]
-        event.queue = None
-        return event
-
-    def note_cancelled(self) -> None:
+    def note_cancelled(self, event: Event) -> None:
         """Count a cancelled entry; drop them all when they are more than half."""
         self.cancelled += 1
         if self.cancelled * 2 > len(self.heap) and self.cancelled > 8:
             self.heap[:] = [entry for entry in self.heap if not entry[2].cancelled]
             heapify(self.heap)
             self.cancelled = 0
+            self.first = self.heap[0][0] if self.heap else FOREVER
+        elif event.time == self.first:
+            self._settle()
 
     def __len__(self) -> int:
         """Count live events."""
@@ -114,7 +124,6 @@ class Cpu:
     :ivar picked_at: local time at which ``current`` was put on; ``slice_start`` is where its slice began.
     :ivar resting: the idle task is current and has nothing to do.
     :ivar irq_disabled: depth of local_irq_save().
-    :ivar heap: the heap of ``events``, for the hub, which looks at it at each turn.
     :ivar horizon: the local time at which spend() must look around.
     :ivar rank: (machine index, cpu id) as one number: breaks ties.
     """
@@ -123,7 +132,6 @@ class Cpu:
         "__weakref__",
         "current",
         "events",
-        "heap",
         "horizon",
         "id",
         "idle",
@@ -158,7 +166,6 @@ class Cpu:
         self.softirq_pending = 0
         self.horizon = 0
         self.events = EventQueue()
-        self.heap = self.events.heap
         self.queue: deque[Task] = deque()
         self.resting = True
         self.need_resched = False
@@ -169,7 +176,8 @@ class Cpu:
     def post(self, time: int, fn: Callable[[Any], object], arg: Any = None) -> Event:
         """Let ``fn(arg)`` run here as a hard interrupt, at ``time`` or as soon after it as interrupts are enabled."""
         event = self.events.push(time, fn, arg)
-        self.horizon = min(self.horizon, time)
+        if time < self.horizon:
+            self.horizon = time
         self.kernel.world.note_event(self, time)
         return event
 

@@ -11,6 +11,7 @@ Rules of this file
     * World events run on the hub's stack when they are the earliest. They must not block and must not call spend(); inside them
       ``world.now`` is the time.
     * A resting CPU's events run on the stack of its idle task, so that they, too, can be left half-way.
+    * There are two choices per frame. What runs once per choice has min() and max() written out as comparisons.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Hub:
         """Go on with the outside stack, as init of ``at`` or as observer."""
         raise NotImplementedError
 
-    def attend(self) -> Stack | None:
+    def attend(self) -> Stack:
         """Look after what is not choosing: an end of run(), a failure, a verdict."""
         raise NotImplementedError
 
@@ -118,7 +119,8 @@ class Hub:
         running = self.running
         if running is not cpu:
             limit = time + (QUANTUM if running.machine == cpu.machine else self.lookahead_ns)
-            running.horizon = min(running.horizon, limit)
+            if limit < running.horizon:
+                running.horizon = limit
         if self.outer_running:
             self.lower_held(time + QUANTUM)
 
@@ -131,37 +133,20 @@ class Hub:
     def limit_of(self, cpu: Cpu) -> int:
         """Give the local time up to which ``cpu`` may run before somebody else must."""
         limit = self._recall
-        if self.events.heap:
-            limit = min(limit, self.events.next_time())
-        lookahead = self.lookahead_ns
+        if self.events.first < limit:
+            limit = self.events.first
         machine = cpu.machine
-        outer_running = self.outer_running
         for other in self.cpus:
             if other is cpu:
                 continue
             time = other.now
-            if not other.queue and (other.resting or (outer_running and other.current is other.kernel.init)):
-                if not other.heap:
-                    continue
-                first = other.heap[0]
-                event_time = other.events.next_time() if first[2].cancelled else first[0]
-                time = event_time if event_time > time else time  # noqa: FURB136  # max() costs as much as the rest of this loop
-            time += QUANTUM if other.machine == machine else lookahead
+            if not other.queue and (other.resting or (self.outer_running and other.current is other.kernel.init)):
+                event_time = other.events.first
+                if event_time > time:
+                    time = event_time
+            time += QUANTUM if other.machine == machine else self.lookahead_ns
             if time < limit:
                 limit = time
-        return limit
-        lookahead = self.lookahead_ns
-        machine = cpu.machine
-        outer_running = self.outer_running
-        for other in self.cpus:
-            if other is cpu:
-                continue
-            time = other.now
-            if not other.queue and (other.resting or (outer_running and other.current is other.kernel.init)):
-                event_time = other.events.next_time()
-                time = max(time, event_time)
-            time += QUANTUM if other.machine == machine else lookahead
-            limit = min(limit, time)
         return limit
 
     # ---- choosing
@@ -185,42 +170,43 @@ class Hub:
 
     def _choose(self) -> Stack | None:
         """Take one step: a check of the judge, a world event, or (not None) a stack to switch to."""
-        if self._leaving or self._until is not None or self.judge.stopped or self.vehicle.interrupted:
-            stack = self.attend()
-            if stack is not None:
-                return stack
+        judge = self.judge
+        if self._leaving or judge.stopped or self.vehicle.interrupted:
+            return self.attend()
+        if self._until is not None:
+            self.hub_clock.now = self.clock
+            if self._until():
+                return self.finish()
         best: Cpu | None = None
         when = FOREVER
         for cpu in self.cpus:
             time = cpu.now
             if cpu.resting and not cpu.queue:
-                if not cpu.heap:
-                    continue
-                first = cpu.heap[0]
-                event_time = cpu.events.next_time() if first[2].cancelled else first[0]
-                time = event_time if event_time > time else time  # noqa: FURB136  # max() costs as much as the rest of this loop
+                event_time = cpu.events.first
+                if event_time > time:
+                    time = event_time
             if time < when:
                 when = time
                 best = cpu
-        event_time = self.events.next_time() if self.events.heap else FOREVER
-        time = event_time if event_time < when else when  # noqa: FURB136  # as above
+        event_time = self.events.first
+        time = event_time
+        if when < time:
+            time = when
         if time >= FOREVER:
             self.idle = True
             if self._deadline >= FOREVER:
                 return self.nothing_left()
             time = self._deadline
-        if time >= self.judge.next_check or time >= self._deadline:
-            if self.judge.next_check <= self._deadline:
-                self._advance(self.judge.next_check)
-                self.judge.check(self.clock)
+        if time >= judge.next_check or time >= self._deadline:
+            if judge.next_check <= self._deadline:
+                self._advance(judge.next_check)
+                judge.check(self.clock)
                 return None
             self._advance(self._deadline)
             return self.finish()
-        self.hub_clock.now = time
-        self.clock = time if time > self.clock else self.clock  # noqa: FURB136  # as above
+        self._advance(time)
         if event_time <= when:
-            event = self.events.pop_due(event_time)
-            assert event is not None
+            event = self.events.pop()
             event.fn(event.arg)
             return None
         assert best is not None
@@ -228,7 +214,8 @@ class Hub:
 
     def _advance(self, time: int) -> None:
         """Set the clocks; the hub's own shows the time of what comes next, even if that CPU is behind another."""
-        self.clock = max(self.clock, time)
+        if time > self.clock:
+            self.clock = time
         self.hub_clock.now = time
 
     def _run_cpu(self, cpu: Cpu, when: int) -> Stack:
@@ -240,8 +227,9 @@ class Hub:
                 self._next_task(cpu)
             else:
                 cpu.current = cpu.idle
-        next_check, deadline = self.judge.next_check, self._deadline
-        recall = deadline if deadline < next_check else next_check  # noqa: FURB136  # as above
+        recall = self.judge.next_check
+        if self._deadline < recall:
+            recall = self._deadline
         if self._until is not None and cpu.now + POLL_NS < recall:
             recall = cpu.now + POLL_NS
         self._recall = recall
@@ -266,8 +254,8 @@ class Hub:
         sched.cpu = cpu
         sched.current = task = cpu.current
         self.running = cpu
-        if cpu.heap and not cpu.irq_disabled and cpu.heap[0][0] < limit:
-            limit = cpu.heap[0][0]
+        if not cpu.irq_disabled and cpu.events.first < limit:
+            limit = cpu.events.first
         cpu.horizon = limit
         stack = task.stack
         if not stack.started:

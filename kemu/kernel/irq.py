@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kemu.kernel import costs
+from kemu.kernel.costs import IRQ_ENTRY
 from kemu.kernel.cpu import HARDIRQ_OFFSET, INTERRUPT_MASK
 
 if TYPE_CHECKING:
@@ -26,22 +26,19 @@ class Irq:
         self.count = 0
 
     def deliver(self, cpu: Cpu) -> None:
-        """Run all due events of the running CPU, if it has interrupts enabled."""
-        heap = cpu.heap
-        while heap and heap[0][0] <= cpu.now and not cpu.irq_disabled:
-            event = cpu.events.pop_due(cpu.now)
-            if event is None:
-                return
+        """Run all due events of the running CPU, if it has interrupts enabled.
+
+        The second half is irq_exit(): softirqs run if the interrupt came neither in a softirq nor in a section with them disabled.
+        """
+        events = cpu.events
+        while events.first <= cpu.now and not cpu.irq_disabled:
+            event = events.pop()
             self.count += 1
             cpu.preempt_count += HARDIRQ_OFFSET
             cpu.irq_disabled += 1
-            cpu.now += costs.IRQ_ENTRY
+            cpu.now += IRQ_ENTRY
             event.fn(event.arg)
             cpu.irq_disabled -= 1
-            self.irq_exit(cpu)
-
-    def irq_exit(self, cpu: Cpu) -> None:
-        """Leave the interrupt; run softirqs if it interrupted neither a softirq nor a section with them disabled."""
-        cpu.preempt_count -= HARDIRQ_OFFSET
-        if cpu.softirq_pending and not cpu.preempt_count & INTERRUPT_MASK:
-            self._kernel.softirq.do_softirq()
+            cpu.preempt_count -= HARDIRQ_OFFSET
+            if cpu.softirq_pending and not cpu.preempt_count & INTERRUPT_MASK:
+                self._kernel.softirq.do_softirq()

@@ -196,16 +196,11 @@ class World(Hub):
 
     # ---- the hub's view of the outside stack
 
-    def attend(self) -> Stack | None:
+    def attend(self) -> Stack:
         """Look after what is not choosing: an end of run(), a failure, a verdict."""
         if self._leaving or self.vehicle.interrupted:
             return self.resume_outer(None)
-        if self.judge.stopped:
-            return self._stop()
-        self.hub_clock.now = self.clock
-        if self._until is not None and self._until():
-            return self.finish()
-        return None
+        return self._stop()
 
     def resume_outer(self, at: Kernel | None) -> Stack:
         """Go on with the outside stack, as init of ``at`` or as observer; first let other machines leave their atomic sections."""
@@ -246,7 +241,7 @@ class World(Hub):
         kernel.sched.current = init
         self.running = cpu
         limit = self.limit_of(cpu)
-        cpu.horizon = limit if cpu.irq_disabled else min(limit, cpu.events.next_time())
+        cpu.horizon = limit if cpu.irq_disabled else min(limit, cpu.events.first)
 
     def finish(self) -> Stack:
         """Let run() return."""
