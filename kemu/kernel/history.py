@@ -16,18 +16,23 @@ OUTCOME = 4
 KINDS = {"task_switch": TASK_SWITCH, "frame": FRAME, "page_out": PAGE_OUT, "page_in": PAGE_IN, "outcome": OUTCOME}
 
 _WORD = (1 << 64) - 1
-_PACK = struct.Struct("<BQQQ").pack
-_BATCH = 1 << 16
+_EVENT = "BQQQ"
+_PACK = struct.Struct(f"<{_EVENT}").pack
+_BATCH = 1024
+_PACK_BATCH = struct.Struct(f"<{_EVENT * _BATCH}").pack
 
 
 class History:
-    """A running sha256 over packed events; ``counts`` tells how many of each kind."""
+    """A running sha256 over packed events; ``counts`` tells how many of each kind.
 
-    __slots__ = ("_buffer", "_hash", "counts")
+    There are two events per frame, so their numbers are only collected, and packed a thousand events at a time.
+    """
+
+    __slots__ = ("_hash", "_words", "counts")
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
-        self._buffer = bytearray()
+        self._words: list[int] = []
         self.counts = [0] * len(KINDS)
 
     def add(self, kind: int | str, now_ns: int, a: int = 0, b: int = 0) -> None:
@@ -35,14 +40,25 @@ class History:
         if kind.__class__ is str:
             kind = KINDS[kind]
         self.counts[kind] += 1  # type: ignore[index]  # a name has become its number one line above
-        buffer = self._buffer
-        buffer += _PACK(kind, now_ns & _WORD, a & _WORD, b & _WORD)
-        if len(buffer) >= _BATCH:
-            self._hash.update(buffer)
-            buffer.clear()
+        words = self._words
+        words += (kind, now_ns, a, b)  # type: ignore[arg-type]  # as above
+        if len(words) == 4 * _BATCH:
+            self._hash.update(_packed(words))
+            words.clear()
 
     def hexdigest(self) -> str:
         """Give ``sha256:...`` of everything up to now; recording may go on."""
         copy = self._hash.copy()
-        copy.update(self._buffer)
+        copy.update(_packed(self._words))
         return f"sha256:{copy.hexdigest()}"
+
+
+def _packed(words: list[int]) -> bytes:
+    """Pack events, of which every word but the first counts with 64 bits."""
+    if len(words) == 4 * _BATCH:
+        try:
+            return _PACK_BATCH(*words)
+        except struct.error:
+            pass  # a negative or a longer number is among them
+    events = (words[at : at + 4] for at in range(0, len(words), 4))
+    return b"".join(_PACK(kind, now_ns & _WORD, a & _WORD, b & _WORD) for kind, now_ns, a, b in events)

@@ -105,16 +105,15 @@ class Softirq:
             self.rounds += 1
             pending = cpu.softirq_pending
             cpu.softirq_pending = 0
-            nr = 0
             while pending:
-                if pending & 1:
-                    handler = self._vector[nr]
-                    if handler is None:
-                        raise KernelBug(f"BUG: softirq {nr} raised, but nobody has opened it", cpu)
-                    sched.spend(costs.SOFTIRQ_ENTRY)
-                    handler()
-                pending >>= 1
-                nr += 1
+                lowest = pending & -pending
+                pending ^= lowest
+                nr = lowest.bit_length() - 1
+                handler = self._vector[nr]
+                if handler is None:
+                    raise KernelBug(f"BUG: softirq {nr} raised, but nobody has opened it", cpu)
+                sched.spend(costs.SOFTIRQ_ENTRY)
+                handler()
         if cpu.softirq_pending:
             self._wakeup_softirqd(cpu)
         cpu.preempt_count -= SOFTIRQ_OFFSET

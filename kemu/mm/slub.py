@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from kemu.errors import KernelBug
 from kemu.mm import slub_debug
 from kemu.mm.gfp import _GFP_COMP, MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
-from kemu.mm.page import PAGE_OFFSET, Page, PG_slab
+from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
 from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
 from kemu.mm.slub_estimate import SlubEstimates
 from kemu.mm.slub_geometry import (
@@ -82,7 +82,7 @@ class Slub(SlubEstimates):
         if (address - PAGE_OFFSET) >> PAGE_SHIFT == c.fast_pfn:
             c.freelist.append(address)
         else:
-            self._free_elsewhere(cache, address, c)
+            self._slab_free(cache, address, c)
         if self._trace_free.enabled:
             self._trace_free(address, cache.name)
 
@@ -108,7 +108,7 @@ class Slub(SlubEstimates):
             if pfn == c.fast_pfn:
                 c.freelist.append(address)
             else:
-                self._free_elsewhere(cache, address, c)
+                self._slab_free(cache, address, c)
         elif address != ZERO_SIZE_PTR:
             self._kfree_pages(address)
         if self._trace_kfree.enabled:
@@ -230,18 +230,20 @@ class Slub(SlubEstimates):
         c.fast_pfn = page.pfn
         return address
 
-    def _free_elsewhere(self, cache: KmemCache, address: int, c: KmemCacheCpu) -> None:
-        """Free an object that does not lie in the first page of the CPU's slab."""
-        page = self.virt_to_head_page(address)
+    def _slab_free(self, cache: KmemCache, address: int, c: KmemCacheCpu) -> None:
+        """Free an object that does not lie in the first page of the CPU's slab (``__slab_free()``).
+
+        A full slab becomes partial, an empty one goes.
+        """
+        # virt_to_head_page(), written out: most objects come by here
+        page = self.mem_map.get((address - PAGE_OFFSET) >> PAGE_SHIFT)
+        if page is not None and page.flags & PG_tail == PG_tail:
+            page = page.mapping
         if page is None or page.mapping is not cache or not page.flags & PG_slab:
             slub_debug.bad_free(cache, page, address)
         if page.pfn == c.fast_pfn:
             c.freelist.append(address)
-        else:
-            self._slab_free(cache, page, address)
-
-    def _slab_free(self, cache: KmemCache, page: Page, address: int) -> None:
-        """Free an object to its page (``__slab_free()``): a full slab becomes partial, an empty one goes."""
+            return
         if page.flags & PG_slab_debug:
             slub_debug.free_debug_processing(cache, page, address)
         if not page.mapcount:

@@ -126,9 +126,12 @@ class SlubPages:
             return None
         if self.patched.slub_reserve:  # [p03]
             if self.fixed.b03a:  # [b03a]
-                page = self._first_allowed(cache, gfp)
-                if page is None:
-                    return None
+                page = next(iter(partial.values()))
+                if page.flags & PG_slab_reserve:
+                    allowed = self._first_allowed(cache, gfp)
+                    if allowed is None:
+                        return None
+                    page = allowed
                 del partial[page.pfn]
                 page.flags |= PG_frozen
                 return page
@@ -152,7 +155,7 @@ class SlubPages:
         """Take the cpu slab away from its CPU (``deactivate_slab()``); what the CPU still had of it goes back to the page."""
         page = c.page
         assert page is not None
-        at_head = self._return_freelist(c, page)
+        at_head = bool(c.freelist) and self._return_freelist(c, page)
         c.page = None
         c.fast_pfn = -1
         page.flags &= ~PG_frozen
