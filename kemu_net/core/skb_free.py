@@ -115,14 +115,19 @@ class SkbFree(SkbFrags):
             self.net_reserves.rx_emergency_put(self._charge_of(skb.end))
 
     def _free_fclone(self, skb: SkBuff) -> None:
-        """Free one half of a pair; the slab object goes with the second (``kfree_skbmem()``)."""
+        """Free one half of a pair; the slab object goes with the second (``kfree_skbmem()``).
+
+        The two then forget each other: a circle of them would keep their bytes until the garbage collector comes.
+        """
         if skb.fclone == SKB_FCLONE_ORIG:
             clone = skb.companion
             if clone is None or clone.fclone != SKB_FCLONE_CLONE:
+                skb.companion = None
                 self.slub.kmem_cache_free(self.skbuff_fclone_cache, skb.addr)
             return
         original = skb.companion
         assert original is not None
         skb.fclone = SKB_FCLONE_UNAVAILABLE
         if not original.users:
+            original.companion = None
             self.slub.kmem_cache_free(self.skbuff_fclone_cache, original.addr)
