@@ -33,7 +33,7 @@ from kemu_net.ipv4.udp import UdpSock
 PAGE_SIZE = 4096
 READS = 3000
 SOCKETS = 60
-FIRST_PORT = 5000
+FIRST_PORT = 40000
 SLEEPER_PAGES = 4
 BURST_NS = 300_000_000
 BURST_RATE = 5000  # frames per second
