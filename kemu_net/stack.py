@@ -16,7 +16,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kemu.errors import KernelBug
@@ -114,17 +114,16 @@ class NetStack:
             kernel.judge.closed_probes.append(self.nic.dry_probe)
         self.nic.open()
 
-    def _received(self) -> Iterator[SkBuff]:
+    def _received(self) -> list[SkBuff]:
         """Give every received packet that rests somewhere: ring, backlog, sockets."""
-        for skb, _pages in self.nic.rx.buffers:
-            yield skb
-        for (skb, _pages), _frame in self.nic.rx.done:
-            yield skb
+        found = [skb for skb, _pages in self.nic.rx.buffers]
+        found += [skb for (skb, _pages), _frame in self.nic.rx.done]
         for softnet in self.dev.softnet:
-            yield from softnet.input_pkt_queue
+            found += softnet.input_pkt_queue
         for sk in self.socks.live:
-            yield from sk.sk_receive_queue
-            yield from sk.sk_backlog
+            found += sk.sk_receive_queue
+            found += sk.sk_backlog
+        return found
 
     def trespassers(self) -> int:
         """Count the normal received packets whose page was taken without watermarks and not exchanged for an ordinary one since."""

@@ -120,7 +120,11 @@ class Wire:
         if self.is_cut:
             self.dropped["cut"] += 1
         elif self._perfect:
-            self._forward(sender, frame, sent + self.latency_ns, bits_ns, 0)
+            port = self._by_mac.get(frame[:6])
+            if port is None or port is sender:
+                self._forward(sender, frame, sent + self.latency_ns, bits_ns, 0)
+            else:  # nearly every frame: what _forward() would do
+                self._deliver(port, frame, sent + self.latency_ns, bits_ns, 0)
         else:
             self._spoil(sender, frame, sent + self.latency_ns, bits_ns)
         return sent
@@ -154,13 +158,15 @@ class Wire:
 
     def _deliver(self, port: Port, frame: bytes, arrival: int, bits_ns: int, late: int) -> None:
         """Queue a frame on the receiver's cable; what comes ``late`` lets others pass."""
-        free = self._downlink_free[port.mac]
+        downlink = self._downlink_free
+        mac = port.mac
+        free = downlink[mac]
         if free > arrival - bits_ns:
             if free - arrival > self.queue * bits_ns:
                 self.dropped["queue"] += 1
                 return
             arrival = free + bits_ns
-        self._downlink_free[port.mac] = arrival
+        downlink[mac] = arrival
         arrival += late
         for tap in self.taps:
             tap(arrival, frame)
