@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from kemu.fixes import FixSet
 from kemu.kernel.core import Kernel
 from kemu.kernel.world import World
-from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC
+from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC, GFP_KERNEL, PAGE_SIZE
 from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.reserve import Reserves
 from kemu.mm.slub import Slub
@@ -18,6 +18,7 @@ from kemu_net.core.checksum import csum_fold, csum_partial, csum_tcpudp_magic
 from kemu_net.core.dev import Dev
 from kemu_net.core.net_reserve import NetReserves
 from kemu_net.core.skb_alloc import SkbAlloc
+from kemu_net.core.skbuff import skb_put_bytes
 from kemu_net.core.sock import Socks
 from kemu_net.core.stats import NetStats
 from kemu_net.drivers.nic import Nic
@@ -137,6 +138,22 @@ class Net:
         self.a.udp.recvfrom(out, nonblock=True)
         self.b.udp.close(sk)
         self.a.udp.close(out)
+
+
+def filled(skbs: SkbAlloc, payload: bytes, flags: int = 0):
+    """Make an skb with a linear payload."""
+    skb = skbs.alloc_skb(len(payload), GFP_ATOMIC, flags)
+    skb_put_bytes(skb, payload)
+    return skb
+
+
+def with_page(host: Host, payload: bytes, contents: bytes):
+    """Make an skb with a linear payload and one page behind it; give both."""
+    skb = filled(host.skbs, payload)
+    page = host.page_alloc.alloc_pages(GFP_KERNEL, 0)
+    page.contents = contents.ljust(PAGE_SIZE, b"\0")
+    host.skbs.skb_add_rx_frag(skb, 0, page, 0, len(contents))
+    return skb, page
 
 
 @contextmanager

@@ -1,3 +1,7 @@
+"""What happens when nothing comes."""
+
+from __future__ import annotations
+
 from itertools import pairwise
 
 import pytest
@@ -192,3 +196,16 @@ def test_fin_is_repeated():
         assert len(segs) == 3
         assert all(seg.flags & FIN for seg in segs)
         assert segs[1].time - segs[0].time == pytest.approx(0.2 * SECOND, abs=2 * JIFFY)
+
+
+def test_syn_is_sent_six_times_and_then_given_up_after_189_seconds():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        start = host.kernel.sched.now
+        assert host.tcp.connect(sk, IP_B, 2049) == -ETIMEDOUT
+        times = [round((seg.time - start) / SECOND) for seg in host.sent()]
+        assert times == [0, 3, 9, 21, 45, 93]
+        assert round((host.kernel.sched.now - start) / SECOND) == 189
+        assert host.stats.retransmits == 5
+        host.tcp.close(sk)
+        host.assert_nothing_left()

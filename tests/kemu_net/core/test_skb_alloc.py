@@ -1,0 +1,182 @@
+"""Allocating, cloning and copying socket buffers."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kemu.errors import KernelBug
+from kemu.mm.gfp import GFP_ATOMIC
+from kemu_net.core.skb_alloc import skb_cloned
+from kemu_net.core.skbuff import SKB_ALLOC_FCLONE, SKB_ALLOC_RX, skb_bytes, skb_linear, skb_push
+from net_ground import filled, one_host, with_page
+
+
+@pytest.fixture
+def host():
+    with one_host() as host:
+        yield host
+
+
+@pytest.fixture
+def skbs(host):
+    return host.skbs
+
+
+def test_a_head_is_a_256_byte_object(host):
+    cache = host.skbs.skbuff_head_cache
+    assert (cache.size, cache.objects) == (256, 16)
+
+
+def test_a_pair_is_a_512_byte_object(host):
+    assert host.skbs.skbuff_fclone_cache.size == 512
+
+
+def test_a_ring_buffer_of_1536_bytes_is_a_kmalloc_2048(skbs, host):
+    skb = skbs.netdev_alloc_skb(None, 1536)
+    assert (skb.end, skb.truesize, host.slub.ksize(skb.head)) == (1600, 1832, 2048)
+
+
+def test_a_ring_buffer_of_2048_bytes_is_a_page(skbs, host):
+    skb = skbs.alloc_skb(2066, GFP_ATOMIC)
+    assert host.slub.ksize(skb.head) == 4096
+
+
+def test_a_clone_shares_data_and_counts_itself(skbs, host):
+    skb = filled(skbs, b"data")
+    clone = skbs.skb_clone(skb, GFP_ATOMIC)
+    assert clone.head == skb.head
+    assert clone.buf is skb.buf
+    assert skb_cloned(skb) and skb_cloned(clone)
+    skbs.kfree_skb(skb)
+    assert host.in_use("kmalloc-512") == 1
+    skbs.kfree_skb(clone)
+    assert host.in_use("kmalloc-512") == 0
+
+
+def test_a_header_pushed_on_a_clone_is_not_seen_by_the_original(skbs):
+    skb = filled(skbs, b"data")
+    clone = skbs.skb_clone(skb, GFP_ATOMIC)
+    skb_push(clone, b"h")
+    assert skb_linear(skb) == b"data"
+
+
+def test_a_clone_has_no_owner(skbs):
+    skb = filled(skbs, b"data")
+    skb.sk, skb.destructor = object(), print
+    clone = skbs.skb_clone(skb, GFP_ATOMIC)
+    assert (clone.sk, clone.destructor) == (None, None)
+
+
+def test_the_clone_of_a_pair_takes_no_object(skbs, host):
+    skb = filled(skbs, b"data", SKB_ALLOC_FCLONE)
+    clone = skbs.skb_clone(skb, GFP_ATOMIC)
+    assert host.in_use("skbuff_head_cache") == 0
+    assert clone.addr == skb.addr + 232
+
+
+def test_the_second_clone_of_a_pair_is_an_ordinary_one(skbs, host):
+    skb = filled(skbs, b"data", SKB_ALLOC_FCLONE)
+    skbs.skb_clone(skb, GFP_ATOMIC)
+    skbs.skb_clone(skb, GFP_ATOMIC)
+    assert host.in_use("skbuff_head_cache") == 1
+
+
+def test_a_freed_companion_serves_again(skbs, host):
+    skb = filled(skbs, b"data", SKB_ALLOC_FCLONE)
+    skbs.kfree_skb(skbs.skb_clone(skb, GFP_ATOMIC))
+    skbs.skb_clone(skb, GFP_ATOMIC)
+    assert host.in_use("skbuff_head_cache") == 0
+
+
+@pytest.mark.parametrize("original_first", [True, False])
+def test_a_pair_is_freed_by_its_second_half(skbs, host, original_first):
+    skb = filled(skbs, b"data", SKB_ALLOC_FCLONE)
+    clone = skbs.skb_clone(skb, GFP_ATOMIC)
+    first, second = (skb, clone) if original_first else (clone, skb)
+    skbs.kfree_skb(first)
+    assert host.in_use("skbuff_fclone_cache") == 1
+    skbs.kfree_skb(second)
+    assert host.in_use("skbuff_fclone_cache") == 0
+    assert skbs.live == 0
+
+
+def test_a_receive_buffer_is_never_a_pair(skbs):
+    with pytest.raises(KernelBug, match="never an fclone"):
+        skbs.alloc_skb(1, GFP_ATOMIC, SKB_ALLOC_FCLONE | SKB_ALLOC_RX)
+
+
+def test_a_copy_is_linear(host):
+    skb, page = with_page(host, b"head", b"body")
+    copy = host.skbs.skb_copy(skb, GFP_ATOMIC)
+    assert (skb_bytes(copy), copy.data_len, page.count) == (b"headbody", 0, 1)
+
+
+def test_a_pskb_copy_shares_pages(host):
+    skb, page = with_page(host, b"head", b"body")
+    copy = host.skbs.pskb_copy(skb, GFP_ATOMIC)
+    assert (skb_bytes(copy), page.count) == (b"headbody", 2)
+    host.skbs.kfree_skb(skb)
+    host.skbs.kfree_skb(copy)
+    assert page.count == 0
+
+
+def test_expand_gives_a_clone_data_of_its_own(host):
+    skb, page = with_page(host, b"head", b"body")
+    clone = host.skbs.skb_clone(skb, GFP_ATOMIC)
+    assert host.skbs.skb_unclone(clone, GFP_ATOMIC) == 0
+    assert clone.head != skb.head
+    assert not skb_cloned(clone)
+    assert page.count == 2
+    host.skbs.kfree_skb(skb)
+    assert skb_bytes(clone) == b"headbody"
+    host.skbs.kfree_skb(clone)
+    assert page.count == 0
+
+
+OPERATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["alloc", "pair", "page", "clone", "copy", "pcopy", "expand", "free"]),
+        st.integers(0, 1 << 16),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(OPERATIONS)
+def test_whatever_is_done_all_memory_comes_back(operations):
+    with one_host() as host:
+        skbs = host.skbs
+        live = []
+        for kind, choice in operations:
+            if kind == "alloc":
+                live.append(filled(skbs, b"z" * (choice % 3000)))
+            elif kind == "pair":
+                live.append(filled(skbs, b"z" * (choice % 1500), SKB_ALLOC_FCLONE))
+            elif kind == "page":
+                live.append(with_page(host, b"h" * 40, b"b" * (choice % 4096))[0])
+            elif live:
+                skb = live[choice % len(live)]
+                before = skb_bytes(skb)
+                if kind == "clone":
+                    live.append(skbs.skb_clone(skb, GFP_ATOMIC))
+                elif kind == "copy":
+                    live.append(skbs.skb_copy(skb, GFP_ATOMIC))
+                elif kind == "pcopy":
+                    live.append(skbs.pskb_copy(skb, GFP_ATOMIC))
+                elif kind == "expand":
+                    assert skbs.pskb_expand_head(skb, 16, 16, GFP_ATOMIC) == 0
+                else:
+                    live.remove(skb)
+                    skbs.kfree_skb(skb)
+                    continue
+                assert skb_bytes(live[-1] if kind != "expand" else skb) == before
+            assert skbs.live == len(live)
+        for skb in live:
+            skbs.kfree_skb(skb)
+        names = ["skbuff_head_cache", "skbuff_fclone_cache", *(name for name in host.slub.caches if name.startswith("kmalloc-"))]
+        assert [name for name in names if host.in_use(name)] == []
+        host.slub.check()
+        host.page_alloc.check()
