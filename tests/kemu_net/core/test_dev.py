@@ -87,3 +87,12 @@ def test_a_full_transmit_queue_drops():
         assert net.a.stats.ignored == {"transmit queue full": 7}
         net.run(50)
         assert (len(net.frames), net.a.nic.stopped) == (13, False)
+
+
+def test_frames_are_traced_both_ways():
+    with two_hosts() as net:
+        net.a.kernel.trace.enable("net:*")
+        net.greet()
+        seen = "\n".join(net.a.kernel.trace.last(200))
+        for name in ("netif_receive_skb: ", "net_dev_queue: ", "napi_poll: "):
+            assert name in seen

@@ -1,6 +1,8 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kemu.errors import KernelBug
 from kemu.kernel.errno import ENOMEM
 from kemu_net.core.net_reserve import TX_RESERVE_PAGES
 from tcp_ground import one_tcp
@@ -79,3 +81,18 @@ def test_a_refused_connection_changes_nothing():
         assert nets.sk_adjust_memalloc(1, 49) == -ENOMEM
         assert (nets.memalloc_socks, nets.net_tx_pages.pages) == (0, 0)
         nets.check()
+
+
+def test_check_finds_a_tree_that_nobody_connected():
+    with one_tcp() as host:
+        host.net_reserves.check()
+        host.net_reserves.memalloc_socks += 1
+        with pytest.raises(KernelBug):
+            host.net_reserves.check()
+
+
+def test_check_finds_a_charge_given_back_twice():
+    with one_tcp() as host:
+        host.net_reserves.net_skb_reserve.usage = -64
+        with pytest.raises(KernelBug, match="usage -64"):
+            host.net_reserves.check()

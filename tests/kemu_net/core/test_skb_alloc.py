@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
+from kemu.kernel.errno import ENOMEM
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.core.skb_alloc import skb_cloned
-from kemu_net.core.skbuff import SKB_ALLOC_FCLONE, SKB_ALLOC_RX, skb_bytes, skb_linear, skb_push
+from kemu_net.core.skbuff import SKB_ALLOC_FCLONE, SKB_ALLOC_RX, skb_bytes, skb_linear, skb_pull, skb_push
 from net_ground import filled, one_host, with_page
 
 
@@ -180,3 +181,59 @@ def test_whatever_is_done_all_memory_comes_back(operations):
         assert [name for name in names if host.in_use(name)] == []
         host.slub.check()
         host.page_alloc.check()
+
+
+@pytest.mark.parametrize("flags", [0, SKB_ALLOC_FCLONE, SKB_ALLOC_RX])
+def test_a_head_without_data_goes_back(skbs, host, flags):
+    host.slub.kmalloc = lambda *_args: None
+    assert skbs.alloc_skb(100, GFP_ATOMIC, flags) is None
+    assert (host.in_use("skbuff_head_cache"), host.in_use("skbuff_fclone_cache"), skbs.live) == (0, 0, 0)
+
+
+def test_without_memory_a_copy_is_none_and_the_packet_as_it_was(host):
+    skb, page = with_page(host, b"head", b"body")
+    host.slub.kmem_cache_alloc = lambda *_args: None
+    assert [make(skb, GFP_ATOMIC) for make in (host.skbs.skb_clone, host.skbs.skb_copy, host.skbs.pskb_copy)] == [None] * 3
+    assert (page.count, skb.shinfo.dataref, skb_cloned(skb), host.skbs.live) == (1, 1, False, 1)
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-19"])
+def test_without_memory_expansion_fails_and_changes_nothing(patches):
+    with one_host(patches=patches) as host:
+        skb, page = with_page(host, b"head", b"body")
+        before = (skb.head, skb.end, skb.truesize, skb.frags, page.count)
+        host.slub.kmalloc = lambda *_args: None
+        assert host.skbs.pskb_expand_head(skb, 16, 16, GFP_ATOMIC) == -ENOMEM
+        assert (skb.head, skb.end, skb.truesize, skb.frags, page.count) == before
+
+
+def test_a_failed_expansion_of_an_emergency_packet_gives_its_charge_back(host):
+    host.swap_over_network()
+    skb = filled(host.skbs, b"data")
+    assert host.net_reserves.rx_emergency_get(skb.end)
+    skb.emergency = 1
+    host.skbs.emergency_live += 1
+    before = host.usage
+    host.slub.kmalloc = lambda *_args: None
+    assert host.skbs.pskb_expand_head(skb, 16, 16, GFP_ATOMIC) == -ENOMEM
+    assert host.usage == before
+    host.skbs.kfree_skb(skb)
+    assert (host.usage, host.skbs.emergency_live) == (0, 0)
+
+
+def test_whose_data_nobody_shares_keeps_it(skbs):
+    skb = filled(skbs, b"data")
+    head = skb.head
+    assert skbs.skb_unclone(skb, GFP_ATOMIC) == 0
+    assert skb.head == head
+    skbs.kfree_skb(skbs.skb_clone(skb, GFP_ATOMIC))
+    assert skbs.skb_unclone(skb, GFP_ATOMIC) == 0  # marked as cloned, but the clone is gone
+    assert skb.head == head
+
+
+def test_a_copy_of_a_pulled_packet_keeps_its_offsets(skbs):
+    skb = filled(skbs, b"headpayload")
+    skb.nh, skb.h = 0, 4
+    skb_pull(skb, 4)
+    for copy in (skbs.skb_copy(skb, GFP_ATOMIC), skbs.pskb_copy(skb, GFP_ATOMIC)):
+        assert (skb_bytes(copy), copy.buf, copy.h, copy.len) == (b"payload", b"headpayload", 4, 7)

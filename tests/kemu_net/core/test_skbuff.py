@@ -70,3 +70,12 @@ def test_headlen_does_not_count_fragments(host):
 
 def test_an_skb_says_what_it_is(skbs):
     assert "len 0" in repr(skbs.alloc_skb(1, GFP_ATOMIC))
+
+
+def test_trim_spares_fragments_and_shorter_packets(host):
+    skb, _page = with_page(host, b"head", b"body")
+    skb_trim(skb, 2)
+    assert skb.len == 8
+    short = filled(host.skbs, b"1234")
+    skb_trim(short, 10)
+    assert skb_bytes(short) == b"1234"

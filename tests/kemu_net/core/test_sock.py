@@ -2,8 +2,8 @@ import pytest
 
 from kemu.errors import KernelBug
 from kemu.kernel.errno import ENOMEM
-from kemu.mm.gfp import GFP_KERNEL
-from kemu_net.core.sock import Proto, Sock, skb_set_owner_w, sock_hold, sock_put
+from kemu.mm.gfp import _GFP_MEMALLOC, GFP_KERNEL
+from kemu_net.core.sock import SOCK_DEAD, SOCK_MEMALLOC, Proto, Sock, skb_set_owner_r, skb_set_owner_w, sock_hold, sock_put
 from tcp_ground import MIB, connected, one_tcp
 
 
@@ -163,3 +163,76 @@ def test_a_waiting_reader_can_be_explained():
         assert "packet from the peer" in text and following is None
         host.socks.lock_sock(sk)
         assert "owned" in host.kernel.judge.explainers[kind](what)[0]
+
+
+def test_a_received_datagram_is_accounted_until_it_is_freed():
+    with one_tcp() as host:
+        sk = _datagram_socket(host)
+        skb = _skb(host)
+        skb_set_owner_r(skb, sk)
+        assert sk.sk_rmem_alloc == skb.truesize
+        host.skbs.kfree_skb(skb)
+        assert sk.sk_rmem_alloc == 0
+
+
+def test_a_packet_in_a_backlog_that_nobody_reads_is_a_bug():
+    with one_tcp() as host:
+        sk = _datagram_socket(host)
+        host.socks.lock_sock(sk)
+        host.socks.sk_add_backlog(sk, _skb(host))
+        with pytest.raises(KernelBug, match="without sk_backlog_rcv"):
+            host.socks.release_sock(sk)
+
+
+def test_a_socket_may_not_be_locked_where_one_may_not_sleep():
+    with one_tcp() as host:
+        sk = _datagram_socket(host)
+        host.kernel.softirq.local_bh_disable()
+        with pytest.raises(KernelBug, match="atomic"):
+            host.socks.lock_sock(sk)
+
+
+def test_a_writer_is_woken_when_half_of_the_send_buffer_is_free():
+    with one_tcp() as host:
+        sk = _datagram_socket(host)
+        woken = []
+        host.kernel.sched.wake_up = lambda queue, *_args: woken.append(queue)
+        sk.sk_sndbuf, sk.sk_wmem_alloc = 1000, 501
+        host.socks.sock_def_write_space(sk)
+        assert woken == []
+        sk.sk_wmem_alloc = 500
+        host.socks.sock_def_write_space(sk)
+        assert woken == [sk.sk_sleep]
+
+
+def test_the_dead_are_not_told_of_datagrams():
+    with one_tcp() as host:
+        sk = _datagram_socket(host)
+        sk.sk_data_ready = lambda _sk: pytest.fail("nobody is there")
+        sk.sk_flags |= SOCK_DEAD
+        assert host.socks.sock_queue_rcv_skb(sk, _skb(host)) == 0
+        host.socks.check()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda sk: setattr(sk, "sk_flags", SOCK_MEMALLOC), "lost __GFP_MEMALLOC"),
+        (lambda sk: setattr(sk, "sk_rmem_alloc", 1), "more than are charged"),
+        (lambda sk: (setattr(sk, "sk_flags", SOCK_MEMALLOC), setattr(sk, "sk_allocation", _GFP_MEMALLOC)), "0 are counted"),
+    ],
+)
+def test_check_names_what_is_wrong(break_it, message):
+    with one_tcp() as host:
+        sk = _datagram_socket(host)
+        host.socks.sock_queue_rcv_skb(sk, _skb(host))
+        host.socks.check()
+        break_it(sk)
+        with pytest.raises(KernelBug, match=message):
+            host.socks.check()
+
+
+def test_a_protocol_says_how_much_it_holds():
+    with one_tcp() as host:
+        connected(host)
+        assert "TCP" in repr(host.tcp.prot) and "sockets 1" in repr(host.tcp.prot)

@@ -2,8 +2,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kemu.errors import KernelBug
+from kemu.kernel.errno import ECONNRESET, EPIPE
 from kemu.mm.gfp import GFP_KERNEL
-from kemu_net.core.stream import sk_stream_moderate_sndbuf, sk_stream_set_owner_r, tcp_mem_limits
+from kemu_net.core.sock import SEND_SHUTDOWN, SOCK_SNDBUF_LOCK
+from kemu_net.core.stream import sk_stream_moderate_sndbuf, sk_stream_pages, sk_stream_set_owner_r, tcp_mem_limits
 from tcp_ground import MIB, connected, one_tcp
 
 
@@ -137,3 +140,59 @@ def test_charges_always_balance(actions):
             host.check()
         host.tcp.abort(sk)
         host.assert_nothing_left()
+
+
+def test_pages_of_an_amount():
+    assert [sk_stream_pages(amount) for amount in (0, 1, 4096, 4097)] == [0, 1, 1, 2]
+
+
+def test_pressure_ends_when_enough_was_given_back():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        prot = host.tcp.prot
+        prot.sysctl_mem = [2, 3, 100]
+        assert host.tcp.streams.sk_stream_wmem_schedule(sk, 5 * 4096)
+        assert prot.memory_pressure == 1
+        host.tcp.streams.sk_stream_mem_reclaim(sk)
+        assert (prot.memory_allocated, prot.memory_pressure) == (0, 0)
+
+
+def test_a_segment_that_may_not_be_charged_is_freed():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        live = host.skbs.live
+        host.tcp.prot.sysctl_mem = [0, 0, 0]
+        sk.sk_sndbuf, sk.sk_userlocks = 1 << 20, SOCK_SNDBUF_LOCK
+        assert host.tcp.streams.sk_stream_alloc_pskb(sk, 1460, 0, GFP_KERNEL) is None
+        assert host.skbs.live == live
+        host.check()
+
+
+def test_a_writer_that_holds_little_is_spared_under_pressure():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        prot = host.tcp.prot
+        prot.sysctl_mem, prot.memory_pressure = [0, 0, 1000], 1
+        sk.sk_sndbuf, sk.sk_userlocks = 1 << 20, SOCK_SNDBUF_LOCK
+        prot.sockets_allocated = 10_000  # a crowd: each has far less than its share
+        assert host.tcp.streams.sk_stream_wmem_schedule(sk, 4096)
+        sk.sk_wmem_queued = prot.sysctl_wmem[0]
+        assert not host.tcp.streams.sk_stream_wmem_schedule(sk, 2 * 4096)
+
+
+def test_a_writer_of_a_closed_stream_does_not_wait():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        host.socks.lock_sock(sk)
+        sk.sk_shutdown |= SEND_SHUTDOWN
+        assert host.tcp.streams.sk_stream_wait_memory(sk, False) == -EPIPE
+        sk.sk_shutdown, sk.sk_err = 0, ECONNRESET
+        assert host.tcp.streams.sk_stream_wait_memory(sk, True) == -EPIPE
+
+
+def test_a_dying_socket_that_keeps_bytes_is_a_bug():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.sk_wmem_queued = 1
+        with pytest.raises(KernelBug, match="keeps 1"):
+            host.tcp.streams.sk_stream_kill_queues(sk)
