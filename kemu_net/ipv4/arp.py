@@ -184,7 +184,7 @@ class Arp:
             neigh.state = NUD_DELAY
             self.timers.mod_timer(neigh.timer, now + DELAY_PROBE_TIME)
             return False
-        if neigh.ip not in self.table:
+        if self.table.get(neigh.ip) is not neigh:
             self.skbs.kfree_skb(skb, "neighbour gone")
             return True
         if len(neigh.queue) >= QUEUE_LEN:

@@ -99,12 +99,12 @@ class IpOutput:
         skb.len = total
         if neigh is None:
             return self._loopback(skb)
-        if neigh.ip not in self.arp.table:
-            neigh = dst.neigh = self.arp.neigh_lookup_create(neigh.ip)
+        if self.arp.table.get(neigh.ip) is not neigh:
+            neigh = self.arp.neigh_lookup_create(neigh.ip)
             if neigh is None:
                 self.skbs.kfree_skb(skb, "no neighbour")
-                dst.obsolete = True
                 return -EHOSTUNREACH
+            dst.neigh = neigh
         return self.arp.neigh_resolve_output(neigh, skb)
 
     def _loopback(self, skb: SkBuff) -> int:

@@ -6,11 +6,15 @@ import struct
 
 import pytest
 
+from kemu.kernel.errno import EHOSTUNREACH
 from kemu.kernel.timer import HZ
+from kemu.mm.gfp import GFP_ATOMIC
+from kemu_net.ipv4 import arp
 from kemu_net.ipv4.arp import (
     NUD_DELAY,
     NUD_FAILED,
     NUD_INCOMPLETE,
+    NUD_NOARP,
     NUD_PROBE,
     NUD_REACHABLE,
     NUD_STALE,
@@ -191,3 +195,111 @@ def test_without_memory_there_is_no_neighbour(net):
     assert net.a.inet.arp.neigh_lookup_create(IP_B) is None
     assert net.a.inet.arp.alloc_failed == 1
     assert HZ == 250
+
+
+def crowd(net, count: int) -> None:
+    """Let so many hosts that nobody knows ask for a."""
+    for number in range(count):
+        net.a.nic.deliver(
+            net.world.now + 60_000 + number * 1000, arp_frame(1, MAC_C, 0x0A010000 + number, b"\0" * 6, IP_A, b"\xff" * 6)
+        )
+        if number % 100 == 99:
+            net.run(5)
+    net.run(50)
+
+
+def test_a_full_table_drops_what_is_not_in_use(net, monkeypatch):
+    monkeypatch.setattr(arp, "GC_THRESH3", 16)
+    send(net)
+    net.run(2)
+    crowd(net, 40)
+    table = net.a.inet.arp.table
+    assert len(table) <= 16
+    assert neighbour(net).state == NUD_REACHABLE
+    assert net.a.in_use("arp_cache") == len(table)
+
+
+def test_a_table_full_of_those_in_use_takes_no_more(net, monkeypatch):
+    monkeypatch.setattr(arp, "GC_THRESH3", 16)
+    crowd(net, 16)
+    for neigh in net.a.inet.arp.table.values():
+        neigh.state = NUD_REACHABLE
+    assert net.a.inet.arp.neigh_lookup_create(IP_C) is None
+    assert len(net.a.inet.arp.table) == 16
+
+
+def test_a_route_to_a_neighbour_that_was_dropped_finds_its_successor(net):
+    send(net, b"1")
+    net.run(2)
+    table = net.a.inet.arp.table
+    old = table[IP_B]
+    net.a.inet.arp.flush()
+    assert net.a.inet.arp.neigh_lookup_create(IP_B) is not old  # somebody else asked first
+    send(net, b"2")
+    net.run(2)
+    assert len(net.sink.sk_receive_queue) == 2
+    assert net.a.inet.route.ip_route_output(IP_B).neigh is table[IP_B]
+
+
+def test_a_packet_for_a_neighbour_that_is_gone_is_freed(net):
+    send(net)
+    net.run(5)
+    old = neighbour(net)
+    net.a.inet.arp.flush()
+    net.run(5)
+    live = net.a.skbs.live
+    assert net.a.inet.arp.neigh_resolve_output(old, net.a.skbs.alloc_skb(10, GFP_ATOMIC)) == 0
+    assert (net.a.skbs.live, net.a.stats.ignored["neighbour gone"]) == (live, 1)
+
+
+def test_without_memory_for_a_neighbour_the_packet_is_lost_and_the_next_one_tries_again(net):
+    send(net)
+    net.run(5)
+    net.a.inet.arp.flush()
+    net.a.inet.arp.neigh_lookup_create = lambda _ip: None
+    live = net.a.skbs.live
+    assert send(net) == -EHOSTUNREACH
+    assert (net.a.skbs.live, net.a.stats.ignored["no neighbour"]) == (live, 1)
+    net.a.inet.route.check()
+    del net.a.inet.arp.neigh_lookup_create
+    assert send(net, b"again") > 0
+    net.run(2)
+    assert len(net.sink.sk_receive_queue) == 2
+
+
+def test_a_broadcast_needs_no_question(net):
+    sk = net.a.udp.sock_create()
+    assert net.a.udp.sendto(sk, b"all", IP_A | 0xFF, 7) == 3
+    net.run(1)
+    ((_, frame),) = net.frames
+    assert frame[:6] == b"\xff" * 6
+    hop = net.a.inet.arp.table[0xFFFFFFFF]
+    assert hop.state == NUD_NOARP
+    net.a.inet.arp.neigh_update(hop, MAC_C, NUD_REACHABLE)
+    assert (hop.ha, hop.state) == (b"\xff" * 6, NUD_NOARP)
+
+
+def test_an_entry_in_use_is_proven_again_when_its_time_is_over(net):
+    send(net)
+    net.run(2)
+    net.run(28_000)
+    neigh = neighbour(net)
+    neigh.used = net.a.kernel.sched.jiffies
+    net.run(2_500)
+    assert neigh.state == NUD_DELAY
+    net.run(8_000)
+    assert neigh.state == NUD_REACHABLE  # the unicast question was answered
+
+
+def test_without_memory_a_question_counts_as_asked(net):
+    net.a.skbs.alloc_skb = lambda *_args: None
+    net.a.inet.arp.arp_send(1, IP_B, MAC_B, b"\0" * 6)
+    assert net.a.inet.arp.alloc_failed == 1
+    assert net.frames == []
+
+
+def test_a_neighbour_says_what_it_is(net):
+    send(net)
+    assert repr(neighbour(net)) == "<neighbour 0x0a000002 - INCOMPLETE queued 1>"
+    net.run(2)
+    assert repr(neighbour(net)) == "<neighbour 0x0a000002 02:00:00:00:00:02 REACHABLE queued 0>"
