@@ -8,7 +8,7 @@ import pytest
 
 from kemu_net.core.checksum import csum_fold, csum_ok, csum_partial
 from kemu_net.core.skbuff import skb_bytes
-from net_ground import IP_A, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame
+from net_ground import IP_A, IP_B, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame
 
 
 @pytest.fixture
@@ -50,3 +50,38 @@ def test_a_bad_ping_is_not_answered(net):
     net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(1, b"\x08\0\0\0abcd")).ljust(60, b"\0"))
     net.run(5)
     assert net.a.stats.ignored == {"icmp: malformed": 1}
+
+
+def test_without_memory_a_ping_is_lost(net):
+    net.a.icmp_alloc = net.a.skbs.alloc_skb
+    net.a.skbs.alloc_skb = lambda size, gfp, flags=0: net.a.icmp_alloc(size, gfp, flags) if flags else None
+    ping = struct.pack("!BBHHH", 8, 0, 0, 77, 1)
+    ping = ping[:2] + csum_fold(csum_partial(ping)).to_bytes(2, "big") + ping[4:]
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(1, ping)).ljust(60, b"\0"))
+    net.run(5)
+    assert net.a.inet.icmp.alloc_failed == 1
+    assert net.a.stats.tx_frames == 0
+
+
+def test_an_answer_is_not_answered(net):
+    reply = struct.pack("!BBHHH", 0, 0, 0, 77, 1)
+    reply = reply[:2] + csum_fold(csum_partial(reply)).to_bytes(2, "big") + reply[4:]
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(1, reply)).ljust(60, b"\0"))
+    net.run(5)
+    assert net.a.stats.tx_frames == 0
+
+
+def test_the_memory_of_whom_was_told_is_bounded(net):
+    icmp = net.a.inet.icmp
+    icmp._sent = dict.fromkeys(range(256), 0)
+    net.flood(udp_frame(b"x"))
+    net.run(5)
+    assert list(icmp._sent) == [IP_B]
+
+
+def test_a_broadcast_is_not_answered(net):
+    frame = udp_frame(daddr=IP_A | 0xFF)
+    net.flood(b"\xff" * 6 + frame[6:])
+    net.run(5)
+    assert net.a.stats.rx_frames == 1
+    assert net.a.stats.tx_frames == 0
