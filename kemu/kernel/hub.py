@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kemu.kernel import costs
+from kemu.kernel.costs import CONTEXT_SWITCH
 from kemu.kernel.cpu import FOREVER, Cpu, EventQueue
 from kemu.kernel.history import TASK_SWITCH, History
 from kemu.kernel.judge import Judge
@@ -156,8 +156,8 @@ class Hub:
         self.turns += 1
         self.in_hub = True
         self.running = self.hub_clock
+        stack: Stack | None = None
         try:
-            stack = self._choose()
             while stack is None:
                 stack = self._choose()
         except TaskKilled:
@@ -204,7 +204,9 @@ class Hub:
                 return None
             self._advance(self._deadline)
             return self.finish()
-        self._advance(time)
+        if time > self.clock:
+            self.clock = time
+        self.hub_clock.now = time  # of what comes next, even if that CPU is behind another
         if event_time <= when:
             event = self.events.pop()
             event.fn(event.arg)
@@ -213,7 +215,7 @@ class Hub:
         return self._run_cpu(best, when)
 
     def _advance(self, time: int) -> None:
-        """Set the clocks; the hub's own shows the time of what comes next, even if that CPU is behind another."""
+        """Set the clocks."""
         if time > self.clock:
             self.clock = time
         self.hub_clock.now = time
@@ -230,8 +232,10 @@ class Hub:
         recall = self.judge.next_check
         if self._deadline < recall:
             recall = self._deadline
-        if self._until is not None and cpu.now + POLL_NS < recall:
-            recall = cpu.now + POLL_NS
+        if self._until is not None:
+            poll = cpu.now + POLL_NS
+            if poll < recall:
+                recall = poll
         self._recall = recall
         if cpu.current.stack is self.outer:
             return self.resume_outer(cpu.kernel)
@@ -242,11 +246,11 @@ class Hub:
         task = cpu.kernel.sched.pick(cpu)
         cpu.current = task
         cpu.need_resched = False
-        cpu.slice_start = cpu.picked_at = cpu.now
+        cpu.slice_start = cpu.picked_at = now = cpu.now
         if task is not cpu.last:
             cpu.last = task
-            self.history.add(TASK_SWITCH, cpu.now, cpu.rank, task.pid)
-            cpu.now += costs.CONTEXT_SWITCH
+            self.history.add(TASK_SWITCH, now, cpu.rank, task.pid)
+            cpu.now = now + CONTEXT_SWITCH
 
     def switch_in(self, cpu: Cpu, limit: int) -> Stack:
         """Make ``cpu`` the one that runs, up to ``limit`` or its own next event."""

@@ -44,12 +44,11 @@ def _idle_main(ref: weakref.ref[Cpu], vehicle: Vehicle, cell: list[Stack], hub: 
         cpu = ref()
         if cpu is None:
             return
-        kernel = cpu.kernel
-        kernel.irq.deliver(cpu)
+        cpu.kernel.irq.deliver(cpu)
         if cpu.softirq_pending:
-            kernel.softirq.do_softirq()
+            cpu.kernel.softirq.do_softirq()
         cpu.resting = True
-        del cpu, kernel
+        del cpu
         vehicle.switch(me, hub)
 
 

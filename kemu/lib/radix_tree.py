@@ -85,7 +85,7 @@ class RadixTree:
     def _missing_nodes(self, index: int) -> int:
         """Count the nodes that the path to a key lacks."""
         height = self.height
-        if index > maxindex(height):
+        if index >> height * MAP_SHIFT:  # beyond maxindex()
             new_height = -(-index.bit_length() // MAP_SHIFT)
             if self.rnode is None:
                 return new_height
@@ -99,7 +99,7 @@ class RadixTree:
 
     def _insert(self, index: int, item: object, spare: list[RadixNode]) -> int:
         """Link nodes and item; allocates nothing."""
-        if index > maxindex(self.height):
+        if index >> self.height * MAP_SHIFT:
             self._extend(index, spare)
         height = self.height
         if not height:

@@ -134,6 +134,7 @@ class MainJob:
 
         def sample(_: object) -> None:
             self.observer.sample()
+            self.watch.update("load", self.program.position, self.program.total, self.observer.line)
             if self.observer.swapped_out >= self.next_burst:
                 self.next_burst += NEXT_BURST
                 generator.start(world.now)
@@ -146,7 +147,6 @@ class MainJob:
         generator.stop()
 
     def _load_is_over(self) -> bool:
-        self.watch.update("load", self.program.position, self.program.total, self.observer.line)
         return self.program.done or self.worker.exit_code is not None
 
     # ---- 5: compare, wake, leave

@@ -13,6 +13,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final
 
 from kemu_nfs.sunrpc.rpc_const import RPC_FRAGMENT_SIZE_MASK, RPC_LAST_STREAM_FRAGMENT
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kemu_nfs.sunrpc.xprt import Xprt
 
 MAX_FRAGMENT: Final = 2 << 20  # twice the largest READ
+_MARK_AND_XID: Final = struct.Struct("!2I")
 
 
 class ReplyStream:
@@ -57,12 +59,22 @@ class ReplyStream:
     def feed(self, data: bytes) -> None:
         """Take bytes of the stream (xs_tcp_data_recv())."""
         size = len(data)
-        if self._need == 4 and not self._head and self._xid is None and size >= 8:
-            # the usual case: one reply and nothing else
-            mark = int.from_bytes(data[:4], "big")
-            if mark == RPC_LAST_STREAM_FRAGMENT | (size - 4) and self.broken is None:
-                req = self._xprt.recv.get(int.from_bytes(data[4:8], "big"))
-                if req is not None and size - 4 <= _limit(req):
+        if self._need == 4 and not self._head and self._xid is None and not self._left and size >= 8:
+            # the usual cases: one reply and nothing else, or the beginning of a longer one
+            mark, xid = _MARK_AND_XID.unpack_from(data)
+            length = mark & RPC_FRAGMENT_SIZE_MASK
+            if mark & RPC_LAST_STREAM_FRAGMENT and size - 4 <= length <= MAX_FRAGMENT and self.broken is None:
+                req = self._xprt.recv.get(xid)
+                if size - 4 < length:
+                    self._need = 0
+                    self._left = length - size + 4
+                    self._last = True
+                    self._xid = xid
+                    self._req = req
+                    self._got = 0
+                    self._take(data[4:])
+                    return
+                if req is not None and length <= _limit(req):
                     self._complete(req, data[4:])
                     return
         self._feed(data, size)

@@ -264,16 +264,19 @@ class RpcWaitQueue:
 
     def first(self) -> RpcTask | None:
         """Choose the task that is next (__rpc_wake_up_next_priority()); it stays on the queue."""
-        if self.levels[self._level] and self._count:
-            self._count -= 1
-            return next(iter(self.levels[self._level]))
-        level = self._level
-        for step in range(1, 4):
-            lower = (level - step) % 3
-            if self.levels[lower]:
-                self._level = lower
-                self._count = _SHARES[lower] - 1
-                return next(iter(self.levels[lower]))
+        levels = self.levels
+        low, normal, high = levels
+        if high or normal or low:  # mostly nobody sleeps
+            level = self._level
+            if levels[level] and self._count:
+                self._count -= 1
+                return next(iter(levels[level]))
+            for step in range(1, 4):
+                lower = (level - step) % 3
+                if levels[lower]:
+                    self._level = lower
+                    self._count = _SHARES[lower] - 1
+                    return next(iter(levels[lower]))
         self._level = RPC_PRIORITY_HIGH
         self._count = _SHARES[RPC_PRIORITY_HIGH]
         return None
