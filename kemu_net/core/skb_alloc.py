@@ -162,6 +162,8 @@ class SkbAlloc(SkbFree):
             copy.data_len = skb.data_len
             copy.truesize += skb.data_len
             copy.frags = self._share_frags(copy, skb)
+            copy.frag_list = skb.frag_list
+            _share_frag_list(skb)
         return copy
 
     def _alloc_copy(self, skb: SkBuff, size: int, gfp: int) -> SkBuff | None:
@@ -198,6 +200,7 @@ class SkbAlloc(SkbFree):
                 self.net_reserves.rx_emergency_put(self._charge_of(end))
             return -ENOMEM
         frags = self._share_frags(skb, skb)
+        _share_frag_list(skb)
         shinfo = skb.shinfo
         shinfo.dataref -= 1
         if not shinfo.dataref:
@@ -220,6 +223,14 @@ class SkbAlloc(SkbFree):
 def skb_cloned(skb: SkBuff) -> bool:
     """Tell whether somebody else looks at the data (``skb_cloned()``)."""
     return bool(skb.cloned) and skb.shinfo.dataref > 1
+
+
+def _share_frag_list(skb: SkBuff) -> None:
+    """Take a reference to every packet of the fragment list (``skb_clone_fraglist()``)."""
+    child = skb.frag_list
+    while child is not None:
+        child.users += 1
+        child = child.next
 
 
 def _copy_header(new: SkBuff, old: SkBuff) -> None:

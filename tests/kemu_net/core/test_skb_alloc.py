@@ -237,3 +237,19 @@ def test_a_copy_of_a_pulled_packet_keeps_its_offsets(skbs):
     skb_pull(skb, 4)
     for copy in (skbs.skb_copy(skb, GFP_ATOMIC), skbs.pskb_copy(skb, GFP_ATOMIC)):
         assert (skb_bytes(copy), copy.buf, copy.h, copy.len) == (b"payload", b"headpayload", 4, 7)
+
+
+def test_a_fragment_list_is_shared_by_copy_and_expansion(host):
+    skbs = host.skbs
+    skb, child = filled(skbs, b"head"), filled(skbs, b"tail")
+    skb.frag_list = child
+    skb.len += 4
+    skb.data_len += 4
+    copy = skbs.pskb_copy(skb, GFP_ATOMIC)
+    assert skbs.pskb_expand_head(skb, 0, 64, GFP_ATOMIC) == 0
+    assert skb_bytes(skb) == skb_bytes(copy) == b"headtail"
+    assert child.users == 2
+    skbs.kfree_skb(skb)
+    assert skb_bytes(copy) == b"headtail"
+    skbs.kfree_skb(copy)
+    assert (skbs.live, host.in_use("skbuff_head_cache")) == (0, 0)
