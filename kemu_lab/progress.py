@@ -15,12 +15,7 @@ REDRAW_SECONDS = 0.1
 
 
 class Watch:
-    """Nobody looks: every update is dropped.
-
-    :cvar live: whether somebody looks; who is asked very often tests it before it calls update().
-    """
-
-    live = False
+    """Nobody looks: every update is dropped."""
 
     def update(self, phase: str, position: int, total: int, line: Callable[[], str]) -> None:
         """Take note of ``position`` of ``total`` in a phase; ``line`` gives the counters, if somebody looks."""
@@ -28,8 +23,6 @@ class Watch:
 
 class LiveWatch(Watch):
     """A bar and a line of counters, drawn by rich."""
-
-    live = True
 
     def __init__(self) -> None:
         from rich.console import Console

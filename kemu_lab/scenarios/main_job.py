@@ -134,7 +134,6 @@ class MainJob:
 
         def sample(_: object) -> None:
             self.observer.sample()
-            if self.watch.live:
             self.watch.update("load", self.program.position, self.program.total, self.observer.line)
             if self.observer.swapped_out >= self.next_burst:
                 self.next_burst += NEXT_BURST
