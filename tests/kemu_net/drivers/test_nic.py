@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kemu.errors import ConfigError
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.core.checksum import csum_ok
 from kemu_net.drivers.nic import WATCHDOG_JIFFIES, Nic, fill_checksum
-from net_ground import IP_A, one_host, two_hosts, udp_frame
+from net_ground import IP_A, one_host, two_hosts, udp_frame, with_page
 
 
 @pytest.fixture
@@ -112,3 +114,83 @@ def test_the_skb_is_freed_after_it_has_left(net):
     assert net.a.skbs.live == live + 1
     net.run(4)
     assert net.a.skbs.live == live
+
+
+def frame_of(net, size=60, pull=0):
+    """Make an skb for the cable."""
+    skb = net.a.skbs.alloc_skb(size + pull, GFP_ATOMIC)
+    skb.buf, skb.data, skb.len, skb.dev = b"#" * pull + b"z" * size, pull, size, net.a.nic
+    return skb
+
+
+def test_only_the_data_of_a_packet_leaves(net):
+    net.a.dev.dev_queue_xmit(frame_of(net, 100, pull=20))
+    assert net.frames[-1][1] == b"z" * 100
+
+
+def test_fragments_leave_as_their_pages_are_then():
+    with two_hosts() as net:
+        skb, page = with_page(net.a, b"h" * 60, b"old!")
+        skb.dev = net.a.nic
+        page.contents = b"new!"
+        net.a.dev.dev_queue_xmit(skb)
+        page.contents = b"late"
+        assert net.frames[-1][1] == b"h" * 60 + b"new!"
+        assert net.a.nic.tx_used == 2
+
+
+def test_a_busy_ring_is_cleaned_before_its_interrupt_is_due():
+    with two_hosts(ring=16, wire={"bandwidth_bps": 10_000_000}) as net:
+        net.greet()
+        net.run(10)
+        for _ in range(12):
+            net.a.dev.dev_queue_xmit(frame_of(net))
+        assert net.a.nic.tx_used == 12
+        net.run(1)  # less than TX_INTERRUPT_NS
+        assert net.a.nic.tx_used <= 12 - 8
+
+
+def test_closing_frees_what_has_not_left():
+    with two_hosts(ring=16, wire={"bandwidth_bps": 10_000_000}) as net:
+        net.greet()
+        for _ in range(20):
+            net.a.dev.dev_queue_xmit(frame_of(net))
+        assert net.a.nic.qdisc
+        net.a.nic.close()
+        assert (net.a.skbs.live, net.a.nic.tx_used) == (0, 0)
+        received = net.a.stats.rx_frames
+        net.run(10)
+        assert (net.a.stats.rx_frames, net.a.skbs.live) == (received, 0)
+
+
+def test_a_closed_card_hears_nothing(net):
+    net.a.nic.close()
+    received = net.a.stats.rx_frames
+    net.flood(udp_frame())
+    net.a.nic._watchdog(None)  # fired while the card was closed
+    net.run(5)
+    assert net.a.stats.rx_frames == received
+    assert not net.a.nic.rx.incoming
+
+
+@given(st.binary(max_size=300))
+def test_a_finished_checksum_is_what_the_receiver_expects(payload):
+    frame = udp_frame(payload)[: 42 + len(payload)]
+    unfinished = frame[:40] + b"\0\0" + frame[42:]
+    assert fill_checksum(unfinished, 34) == frame
+
+
+def test_a_datagram_whose_sum_is_zero_says_so_with_ones():
+    for number in range(0x10000):
+        frame = udp_frame(number.to_bytes(2, "big"))[:44]
+        if frame[40:42] == b"\xff\xff":
+            break
+    else:
+        pytest.fail("no such datagram")
+    assert fill_checksum(frame[:40] + b"\0\0" + frame[42:], 34) == frame
+
+
+def test_a_refused_charge_is_named():
+    with one_host(ring=16) as host:
+        host.nic.rx.starved = host.nic.rx.charge_refused = True
+        assert host.nic.dry_probe() == "eth0: ring 0 of 16, the SKB data reserve refuses the charge"

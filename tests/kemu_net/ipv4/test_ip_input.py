@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kemu_net.core.skbuff import skb_bytes
-from net_ground import IP_A, IP_B, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame
+from net_ground import IP_A, IP_B, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame, with_page
 
 PROTO = 253
 
@@ -58,3 +58,28 @@ def test_options_are_skipped(net):
     net.flood((MAC_A + MAC_B + b"\x08\x00" + header + b"data").ljust(60, b"\0"))
     net.run(1)
     assert seen == [b"data"]
+
+
+def test_padding_in_fragments_is_refused(net):
+    """A card that splits packets cuts them too: what still has padding behind fragments is not trimmed here."""
+    skb, page = with_page(net.a, ip_packet(17, b"x" * 40), b"padding")
+    net.a.inet.input.ip_rcv(skb)
+    assert net.a.stats.ignored["ip: padded fragments"] == 1
+    assert page.count == 0
+
+
+def test_a_protocol_finds_headers_and_addresses(net):
+    seen = []
+    net.a.inet.inet_add_protocol(PROTO, lambda skb: (seen.append((skb.data, skb.h, skb.nh, skb.len)), net.a.skbs.kfree_skb(skb)))
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(PROTO, b"data")).ljust(60, b"\0"))
+    net.run(1)
+    ((data, h, nh, length),) = seen
+    assert data == h == nh + 20
+    assert length == 4
+
+
+def test_without_memory_for_a_route_the_packet_is_lost(net):
+    net.a.inet.route._dst_alloc = lambda *_args: None
+    net.flood(udp_frame(saddr=IP_B + 1))
+    net.run(1)
+    assert net.a.stats.ignored["no route"] == 1

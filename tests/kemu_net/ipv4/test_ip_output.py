@@ -110,3 +110,28 @@ def test_a_packet_arrives_without_header_and_padding(net, received):
     assert net.a.inet.ip_queue_xmit(segment(net, b"abc"), Sink()) == 0
     net.run(1)
     assert received == [(b"abc", IP_A, IP_B, 20)]
+
+
+def test_a_packet_without_a_socket_needs_a_route_too(net):
+    live = net.a.skbs.live
+    packet = segment(net, b"abc")
+    assert net.a.inet.ip_send_skb(packet, IP_A, 0x08080808, PROTO) == -EHOSTUNREACH
+    assert net.a.skbs.live == live
+    assert net.a.stats.ignored["no route"] == 1
+
+
+def test_packets_are_numbered(net):
+    start = len(net.frames)
+    for _ in range(3):
+        net.a.inet.ip_queue_xmit(segment(net, b"abc"), Sink())
+    first, *rest = [int.from_bytes(frame[18:20], "big") for _, frame in net.frames[start:]]
+    assert rest == [first + 1, first + 2]
+
+
+def test_the_number_of_a_packet_wraps(net):
+    net.a.inet.output.ident = 0xFFFF
+    start = len(net.frames)
+    net.a.inet.ip_queue_xmit(segment(net, b"abc"), Sink())
+    (_, frame) = net.frames[start]
+    assert frame[18:20] == b"\0\0"
+    assert csum_ok(frame[14:34])

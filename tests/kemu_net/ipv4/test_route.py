@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kemu.errors import KernelBug
 from kemu.kernel.errno import ENETUNREACH, ENOBUFS
 from kemu_net.ipv4.route import FLUSH_INTERVAL, rt_hash_entries
 from net_ground import IP_A, IP_B, MIB, one_host, two_hosts
@@ -101,3 +102,46 @@ def test_a_cache_that_cannot_shrink_refuses(host):
 def test_local_addresses(host):
     route = host.inet.route
     assert [route.is_local(addr) for addr in (IP_A, 0xFFFFFFFF, 0x0A0000FF, 0x7F000001, IP_B)] == [True] * 4 + [False]
+
+
+def test_a_broadcast_of_the_link_goes_to_everybody(host):
+    assert host.inet.ip_route_output(IP_A | 0xFF).neigh.ip == 0xFFFFFFFF
+
+
+def test_input_empties_an_old_cache_too():
+    with two_hosts() as net:
+        old = net.a.inet.route.ip_route_input(IP_A, IP_B)
+        net.run(FLUSH_INTERVAL * 4 + 100)
+        new = net.a.inet.route.ip_route_input(IP_A, IP_B)
+        assert old.obsolete and new is not old
+
+
+def test_a_full_cache_drops_what_was_long_unused():
+    with two_hosts() as net:
+        route = net.a.inet.route
+        route.gc_thresh, route.max_size = 4, 8
+        for source in range(8):
+            route.ip_route_input(IP_A, 0x0B000000 + source)
+        net.run(310_000)
+        kept = route.ip_route_input(IP_A, 0x0B000003)
+        assert not isinstance(route.ip_route_input(IP_A, 0x0B000100), int)
+        assert kept in route.entries.values()
+        assert len(route.entries) == net.a.in_use("ip_dst_cache") == 2
+
+
+def test_check_finds_a_dead_or_a_superfluous_entry(host):
+    route = host.inet.route
+    dst = host.inet.ip_route_output(IP_B)
+    route.check()
+    dst.obsolete = True
+    with pytest.raises(KernelBug, match="obsolete"):
+        route.check()
+    dst.obsolete = False
+    route.max_size = -1
+    with pytest.raises(KernelBug, match="1 entries"):
+        route.check()
+
+
+def test_a_route_says_where_it_leads(host):
+    assert repr(host.inet.ip_route_output(IP_A)).startswith("<local route 0x0a000001 -> 0x0a000001 via None")
+    assert "0x0a000001 -> 0x0a000002 via <neighbour" in repr(host.inet.ip_route_output(IP_B))

@@ -114,3 +114,52 @@ def test_over_a_bad_wire_only_what_was_sent_arrives(payloads, seed):
         net.run(10)
         for host in (net.a, net.b):
             assert host.skbs.live == len(host.nic.rx.buffers)
+
+
+@pytest.mark.parametrize("cache", ["UDP", "sock_inode_cache"])
+def test_without_memory_there_is_no_socket(net, cache):
+    slub = net.a.slub
+    real = slub.kmem_cache_alloc
+    slub.kmem_cache_alloc = lambda wanted, gfp: None if wanted is slub.caches[cache] else real(wanted, gfp)
+    assert net.a.udp.sock_create() is None
+    assert net.a.in_use("UDP") == 0
+    assert not net.a.socks.live
+
+
+def test_when_all_ports_are_taken_nothing_is_sent(net):
+    udp = net.a.udp
+    taken = udp.sock_create()
+    udp.ports.update(dict.fromkeys(range(1, 65536), taken))
+    sk = udp.sock_create()
+    assert udp.bind(sk, 0, 0) == -EADDRINUSE
+    assert udp.sendto(sk, b"x", IP_B, 7) == -EADDRINUSE
+    del udp.ports[40000]
+    assert udp.bind(sk, 0, 0) == 0
+    assert sk.sport == 40000
+
+
+def test_a_socket_of_one_address_takes_no_other(net):
+    sk = net.a.udp.sock_create()
+    net.a.udp.bind(sk, 0x7F000001, 7)
+    net.flood(udp_frame())
+    net.run(1)
+    assert not sk.sk_receive_queue
+    assert net.a.stats.ignored == {"udp: no socket": 1}
+
+
+def test_a_packet_too_short_for_a_header_is_counted(net):
+    net.flood((MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, b"1234567")).ljust(60, b"\0"))
+    net.run(1)
+    assert net.a.stats.ignored == {"udp: short": 1}
+
+
+def test_a_waiting_reader_is_woken_and_can_be_explained(net):
+    sk = net.a.socket(7)
+    got = []
+    net.a.kernel.sched.spawn("reader", lambda: got.append(net.a.udp.recvfrom(sk)))
+    net.run(5)
+    assert got == []
+    assert net.a.udp.explain(sk) == ("a datagram to port 7", None)
+    net.flood(udp_frame(b"wake up"))
+    net.run(5)
+    assert got == [(b"wake up", IP_B, 9)]
