@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tcp_ground import ACK, FIN, RST, SECOND, SYN, Peer, accepted, connected, flags_of, one_tcp, transfer, two_tcps
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kemu_net.ipv4.tcp_states import TCP_FIN_WAIT2, TCP_TIME_WAIT
+from kemu_net.ipv4.tcp_timewait import tcp_in_window
+from tcp_ground import ACK, FIN, M32, PSH, RST, SECOND, SYN, Peer, accepted, connected, flags_of, one_tcp, transfer, two_tcps
 
 
 def _time_wait(host):
@@ -98,3 +104,96 @@ def test_the_closer_of_a_stream_is_the_one_in_time_wait():
         world.run(for_ns=SECOND)
         assert a.in_use()["tw_sock_TCP"] == 1
         assert b.in_use()["tw_sock_TCP"] == 0
+
+
+def fin_wait2_orphan(host):
+    """Close first; the peer acknowledges but does not close."""
+    sk, peer = connected(host)
+    host.tcp.close(sk)
+    peer.saw(host.sent()[0])
+    assert peer.send(ACK) == []
+    (tw,) = host.tcp.ehash.values()
+    assert tw.substate == TCP_FIN_WAIT2
+    return tw, peer
+
+
+@pytest.mark.parametrize(
+    ("flags", "data", "ahead", "answer", "lives"),
+    [
+        (ACK, b"x", 100_000, [ACK], True),  # outside of the window
+        (RST, b"", 100_000, [], True),
+        (RST, b"", 0, [], False),
+        (SYN, b"", 0, [RST | ACK], False),
+        (ACK, b"", 0, [], True),  # a repeated acknowledgement
+        (PSH, b"x", 0, [], True),  # no acknowledgement in it
+        (ACK, b"x", -1, [ACK], True),  # old
+        (ACK | FIN, b"x", 0, [RST], False),  # data that nobody will read
+        (ACK | FIN, b"", 0, [ACK], True),
+    ],
+)
+def test_what_an_orphan_without_the_peers_fin_answers(flags, data, ahead, answer, lives):
+    with one_tcp() as host:
+        tw, peer = fin_wait2_orphan(host)
+        assert flags_of(peer.send(flags, data, seq=peer.seq + ahead)) == answer
+        assert (tw in host.tcp.ehash.values()) == lives
+        if not lives:
+            host.assert_nothing_left()
+
+
+def test_the_peers_fin_starts_time_wait():
+    with one_tcp() as host:
+        tw, peer = fin_wait2_orphan(host)
+        peer.send(FIN | ACK)
+        assert tw.substate == TCP_TIME_WAIT
+        assert tw.rcv_nxt == peer.seq
+        assert f"substate {TCP_TIME_WAIT}" in repr(tw)
+
+
+def test_an_old_reset_does_not_end_time_wait():
+    with one_tcp() as host:
+        peer = _time_wait(host)
+        assert peer.send(RST, seq=peer.seq - 10) == []
+        assert host.in_use()["tw_sock_TCP"] == 1
+
+
+def test_a_new_syn_waits_while_the_listener_is_in_use():
+    with one_tcp() as host:
+        listener, sk, peer = accepted(host)
+        host.tcp.close(sk)
+        peer.saw(host.sent()[0])
+        peer.send(FIN | ACK)
+        host.socks.lock_sock(listener)
+        again = Peer(host, peer.sport, 2049, isn=peer.seq + 100_000)
+        assert flags_of(again.send(SYN)) == [ACK]
+        assert host.in_use()["tw_sock_TCP"] == 1
+        host.socks.release_sock(listener)
+
+
+def test_a_minisocket_keeps_the_port():
+    with one_tcp() as host:
+        listener, sk, peer = accepted(host)
+        host.tcp.close(sk)
+        peer.saw(host.sent()[0])
+        peer.send(FIN | ACK)
+        host.tcp.close(listener)
+        assert 2049 in host.tcp.bhash
+        host.run(61_000)
+        host.assert_nothing_left()
+
+
+def test_killing_twice_frees_once():
+    with one_tcp() as host:
+        _time_wait(host)
+        (tw,) = host.tcp.ehash.values()
+        host.tcp.inet_twsk_kill(tw)
+        host.tcp.inet_twsk_kill(tw)
+        host.assert_nothing_left()
+
+
+@given(st.integers(0, M32), st.integers(0, 70_000), st.integers(-80_000, 80_000), st.integers(0, 3000))
+def test_a_segment_is_in_the_window_iff_it_touches_it(start, size, offset, length):
+    """Compared with the same question on numbers that do not wrap."""
+    seq, end = offset, offset + length
+    touches = seq == 0 or (end > 0 and seq < size) or (seq == end == size)
+    shifted = [start + number & M32 for number in (seq, end, 0, size)]
+    assert tcp_in_window(*shifted) == touches
