@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kemu.kernel.errno import EAGAIN, ECONNREFUSED, ECONNRESET, ENETUNREACH, ENOTCONN, EPIPE
+from kemu.kernel.errno import (
+    EADDRNOTAVAIL,
+    EAGAIN,
+    ECONNREFUSED,
+    ECONNRESET,
+    EINPROGRESS,
+    EINVAL,
+    ENETUNREACH,
+    ENOBUFS,
+    ENOTCONN,
+    EPIPE,
+)
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL
-from kemu_net.core.sock import SOCK_ASYNC_NOSPACE, SOCK_NOSPACE
+from kemu_net.core.sock import SEND_SHUTDOWN, SOCK_ASYNC_NOSPACE, SOCK_NOSPACE, SOCK_SNDBUF_LOCK
 from kemu_net.ipv4.tcp_timewait import TimeWaitSock
-from tcp_ground import ACK, FIN, IP_B, PSH, RST, SECOND, SYN, Peer, connected, flags_of, one_tcp, state, transfer, two_tcps
+from tcp_ground import (
+    ACK,
+    FIN,
+    IP_A,
+    IP_B,
+    PSH,
+    RST,
+    SECOND,
+    SYN,
+    Peer,
+    accepted,
+    connected,
+    flags_of,
+    one_tcp,
+    state,
+    transfer,
+    two_tcps,
+)
 
 
 def test_blocking_connect_gives_the_error_and_may_be_tried_again():
@@ -384,3 +414,326 @@ def test_disconnect_lets_the_socket_connect_again():
         assert host.tcp.connect_nonblock(sk, peer.host.inet.ip + 1, 2049) < 0
         (syn,) = host.sent()
         assert syn.flags == SYN
+
+
+# what goes wrong
+
+
+def refuse(host, name):
+    """Let one cache be without memory."""
+    real = host.slub.kmem_cache_alloc
+    host.slub.kmem_cache_alloc = lambda cache, gfp: None if cache is host.slub.caches[name] else real(cache, gfp)
+
+
+def test_without_memory_for_an_inode_there_is_no_socket():
+    with one_tcp() as host:
+        refuse(host, "sock_inode_cache")
+        assert host.tcp.sock_create() is None
+        host.assert_nothing_left()
+
+
+def test_without_memory_for_an_inode_an_accepted_connection_is_closed():
+    with one_tcp() as host:
+        listener = host.tcp.sock_create()
+        host.tcp.bind(listener, 0, 2049)
+        host.tcp.listen(listener, 5)
+        peer = Peer(host, 999, 2049)
+        peer.saw(peer.send(SYN)[0])
+        peer.send(ACK)
+        refuse(host, "sock_inode_cache")
+        assert host.tcp.accept(listener, nonblock=True) is None
+        assert flags_of(host.sent()) == [FIN | ACK]
+
+
+def test_only_own_addresses_can_be_bound_and_once():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        assert host.tcp.bind(sk, IP_B, 80) == -EADDRNOTAVAIL
+        assert host.tcp.bind(sk, IP_A, 80) == 0
+        assert host.tcp.bind(sk, IP_A, 81) == -EINVAL
+
+
+def test_two_connections_need_two_pairs_of_ends():
+    with one_tcp() as host:
+        first, _peer = connected(host)
+        second, third = host.tcp.sock_create(), host.tcp.sock_create()
+        first.sk_reuse = second.sk_reuse = True
+        second.sport, second.saddr = first.sport, first.saddr
+        host.tcp.inet_bind_hash(second, first.bind_bucket, True)
+        second.bind_port = first.sport
+        assert host.tcp.connect(second, IP_B, 2049) == -EADDRNOTAVAIL
+        assert host.tcp.connect_nonblock(second, IP_B, 2050) == -EINPROGRESS
+        third.sport, third.saddr = first.sport, first.saddr
+        host.tcp.inet_bind_hash(third, first.bind_bucket, True)
+        assert host.tcp.connect(third, IP_B, 2049) == -EADDRNOTAVAIL
+        assert third.bind_bucket is None  # its port was not asked for
+
+
+def test_without_memory_for_a_syn_connecting_fails_and_can_be_tried_again():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        host.skbs.alloc_skb = lambda *_args: None
+        assert host.tcp.connect(sk, IP_B, 2049) == -ENOBUFS
+        assert state(sk) == "CLOSE"
+        assert not host.tcp.ehash and not host.tcp.bhash
+        del host.skbs.alloc_skb
+        assert host.tcp.connect_nonblock(sk, IP_B, 2049) == -EINPROGRESS
+        host.tcp.close(sk)
+        host.assert_nothing_left()
+
+
+def test_without_memory_for_a_route_connecting_says_so():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        host.inet.route_error = -ENOBUFS
+        assert host.tcp.connect(sk, IP_B, 2049) == -ENOBUFS
+
+
+def test_a_listener_without_a_port_gets_one():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        assert host.tcp.listen(sk, 5) == 0
+        assert host.tcp.listening_hash == {sk.sport: sk}
+        assert host.tcp.accept(sk, nonblock=True) is None
+        assert host.tcp.read_sock(sk, len) == -ENOTCONN
+
+
+def test_a_connection_cannot_listen():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        assert host.tcp.listen(sk, 5) == -EINVAL
+        assert state(sk) == "ESTABLISHED"
+
+
+def test_disconnecting_a_listener_refuses_who_waits():
+    with one_tcp() as host:
+        listener, _sk, _peer = accepted(host)
+        waiting = Peer(host, 999, 2049)
+        waiting.saw(waiting.send(SYN)[0])
+        waiting.send(ACK)
+        assert host.tcp.disconnect(listener) == 0
+        assert flags_of(host.sent()) == [RST | ACK]
+        assert state(listener) == "CLOSE"
+        assert not listener.accept_queue and not host.tcp.listening_hash
+
+
+def test_disconnecting_frees_what_came_too_early():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        peer.send(ACK, b"early", seq=peer.seq + 100)
+        host.tcp.disconnect(sk)
+        assert not sk.out_of_order_queue
+        host.tcp.close(sk)
+        host.sent()
+        host.assert_nothing_left()
+
+
+def test_a_connection_half_made_is_not_accepted():
+    with one_tcp() as host:
+        listener = host.tcp.sock_create()
+        host.tcp.bind(listener, 0, 2049)
+        host.tcp.listen(listener, 5)
+        peer = Peer(host, 999, 2049)
+        peer.saw(peer.send(SYN)[0])
+        req = listener.syn_table[(IP_B, 999)]
+        child = host.tcp._tcp_v4_syn_recv_sock(listener, req)  # before its first segment was processed
+        listener.accept_queue.append(child)
+        listener.sk_ack_backlog += 1
+        assert state(child) == "SYN_RECV"
+        assert host.tcp.accept(listener, nonblock=True) is None
+        peer.send(ACK)
+        assert host.tcp.accept(listener, nonblock=True) is child
+
+
+def test_a_writer_waits_for_the_connection():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        host.tcp.connect_nonblock(sk, IP_B, 2049)
+        (syn,) = host.sent()
+        assert host.tcp.sendmsg(sk, b"x", nonblock=True) == -EAGAIN
+        results = []
+        host.kernel.sched.spawn("writer", lambda: results.append(host.tcp.sendmsg(sk, b"hello")))
+        host.run(10)
+        assert results == []
+        peer = Peer(host, 2049, syn.sport)
+        peer.saw(syn)
+        sent = peer.send(SYN | ACK)
+        host.run(10)
+        assert results == [5]
+        assert [seg.data for seg in [*sent, *host.sent()]][-1] == b"hello"
+
+
+def test_a_writer_that_waits_learns_that_nobody_listens():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        host.tcp.connect_nonblock(sk, IP_B, 2049)
+        (syn,) = host.sent()
+        results = []
+        host.kernel.sched.spawn("writer", lambda: results.append(host.tcp.sendmsg(sk, b"hello")))
+        host.run(10)
+        peer = Peer(host, 2049, syn.sport)
+        peer.saw(syn)
+        peer.send(RST | ACK)
+        host.run(10)
+        assert results == [-ECONNREFUSED]
+
+
+@pytest.mark.parametrize("kind", ["sendmsg", "sendpage"])
+def test_nothing_is_sent_behind_a_shutdown(kind):
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.sk_shutdown |= SEND_SHUTDOWN
+        page = host.page_alloc.alloc_pages(GFP_KERNEL)
+        call = host.tcp.sendmsg if kind == "sendmsg" else lambda sk, _data: host.tcp.sendpage(sk, page, 0, 1)
+        assert call(sk, b"x") == -EPIPE
+        sk.sk_shutdown = 0
+        sk.sk_err = ECONNRESET
+        assert call(sk, b"x") == -ECONNRESET
+        assert sk.sk_err == 0
+        assert host.sent() == []
+
+
+def test_an_error_that_comes_while_a_writer_waits_is_given_once():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        sk.sk_wmem_queued = sk.sk_sndbuf  # full, of something else
+        results = []
+        host.kernel.sched.spawn("writer", lambda: results.append(host.tcp.sendmsg(sk, b"x")))
+        host.run(10)
+        sk.sk_wmem_queued = 0
+        peer.send(RST | ACK)
+        host.run(10)
+        assert results == [-ECONNRESET]
+        assert sk.sk_err == 0
+
+
+def test_a_page_that_may_not_be_charged_leaves_no_empty_segment():
+    with one_tcp(mtu=9000) as host:
+        sk, _peer = connected(host)
+        sk.mss_cache = 8960
+        sk.sk_sndbuf, sk.sk_userlocks = 1 << 20, SOCK_SNDBUF_LOCK
+        page = host.page_alloc.alloc_pages(GFP_KERNEL)
+        real = host.tcp.streams.sk_stream_mem_schedule
+        host.tcp.streams.sk_stream_mem_schedule = lambda sk, size, *rest: size != 4096 and real(sk, size, *rest)
+        assert host.tcp.sendpage(sk, page, 0, 4096, nonblock=True) == -EAGAIN
+        assert not sk.sk_write_queue
+        assert page.count == 1
+        host.check()
+        assert host.tcp.sendpage(sk, page, 0, 100, more=True) == 100
+        assert host.tcp.sendpage(sk, page, 0, 4096, nonblock=True) == -EAGAIN
+        assert [skb.len for skb in sk.sk_write_queue] == [100]
+        del host.tcp.streams.sk_stream_mem_schedule
+        assert host.tcp.sendpage(sk, page, 0, 4096, nonblock=True) == 4096
+        host.check()
+
+
+def test_an_actor_may_empty_the_socket():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        peer.send(ACK, b"abc")
+
+        def actor(data):
+            host.socks.skb_queue_purge(sk.sk_receive_queue)
+            return len(data)
+
+        assert host.tcp.read_sock(sk, actor) == 3
+
+
+def test_an_actor_that_takes_nothing_leaves_everything():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        peer.send(ACK, b"abc")
+        assert host.tcp.read_sock(sk, lambda _data: 0) == 0
+        assert host.tcp.recvmsg(sk, 10) == b"abc"
+
+
+def test_data_on_a_repeated_syn_is_read_once():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        host.tcp.connect_nonblock(sk, IP_B, 2049)
+        (syn,) = host.sent()
+        peer = Peer(host, 2049, syn.sport)
+        peer.saw(peer.send(SYN)[0])  # both connect at once
+        peer.send(SYN | ACK, b"data", seq=peer.isn)
+        assert state(sk) == "ESTABLISHED"
+        assert host.tcp.recvmsg(sk, 10) == b"data"
+
+
+def test_shutdown_of_what_is_not_connected_yet():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        host.tcp.connect_nonblock(sk, IP_B, 2049)
+        assert host.tcp.shutdown(sk) == -ENOTCONN
+        assert flags_of(host.sent()) == [SYN]
+
+
+def test_shutting_down_twice_sends_one_fin():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        assert [host.tcp.shutdown(sk), host.tcp.shutdown(sk)] == [0, 0]
+        assert flags_of(host.sent()) == [FIN | ACK]
+        assert state(sk) == "FIN_WAIT1"
+
+
+def test_closing_after_the_peer_acknowledged_our_fin_leaves_a_minisocket():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        host.tcp.shutdown(sk)
+        peer.saw(host.sent()[0])
+        peer.send(ACK)
+        assert state(sk) == "FIN_WAIT2"
+        host.tcp.close(sk)
+        assert (host.in_use()["TCP"], host.in_use()["tw_sock_TCP"]) == (0, 1)
+        host.run(61_000)
+        host.assert_nothing_left()
+
+
+def test_a_reader_waits_for_the_first_byte():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        got = []
+        host.kernel.sched.spawn("reader", lambda: got.append(host.tcp.recvmsg(sk, 10)))
+        host.run(10)
+        peer.send(ACK, b"at last")
+        host.run(10)
+        assert got == [b"at last"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 4095), st.integers(1, 4096), st.booleans()), min_size=1, max_size=12),
+    st.sampled_from((536, 1460, 8960)),
+)
+def test_copies_and_pages_make_one_stream(writes, mss):
+    with one_tcp(mtu=mss + 40) as host:
+        sk, peer = connected(host)
+        sk.mss_cache = mss
+        sk.sk_sndbuf = 1 << 20
+        sk.snd_cwnd = 1000
+        page = host.page_alloc.alloc_pages(GFP_KERNEL)
+        page.contents = bytes(n * 7 % 251 for n in range(4096))
+        expected = b""
+        for paged, start, size, more in writes:
+            piece = page.contents[start : start + size]
+            if paged:
+                assert host.tcp.sendpage(sk, page, start, len(piece), more) == len(piece)
+            else:
+                assert host.tcp.sendmsg(sk, piece, more) == len(piece)
+            expected += piece
+        host.tcp.close(sk)
+        got = b""
+        for _ in range(200):
+            segs = host.sent()
+            if not segs:
+                break
+            for seg in segs:
+                assert len(seg.data) <= mss
+                got += seg.data
+                peer.saw(seg)
+            host.inet.sent.extend(peer.send(ACK))
+        assert got == expected
+        peer.send(FIN | ACK)
+        assert page.count == 1
+        host.run(61_000)
+        host.sent()
+        host.assert_nothing_left()
