@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kemu.kernel.errno import ECONNREFUSED, ECONNRESET, EISCONN, EPIPE
-from tcp_ground import ACK, FIN, IP_B, MSS_1460, RST, SYN, Peer, connected, one_tcp, state
+from kemu_net.ipv4.tcp_input import tcp_parse_mss
+from kemu_net.ipv4.tcp_states import TCP_FIN_WAIT2
+from tcp_ground import ACK, FIN, IP_B, MSS_1460, PSH, RST, SYN, Peer, connected, flags_of, one_tcp, state
 
 
 def test_reset_reaches_reader_and_writer():
@@ -170,3 +176,192 @@ def test_simultaneous_open():
         assert host.tcp.recvmsg(sk, 10) == b"hello"
         host.tcp.abort(sk)
         host.assert_nothing_left()
+
+
+def syn_sent(host):
+    sk = host.tcp.sock_create()
+    host.tcp.connect_nonblock(sk, IP_B, 2049)
+    (syn,) = host.sent()
+    peer = Peer(host, 2049, syn.sport)
+    peer.saw(syn)
+    return sk, peer
+
+
+@pytest.mark.parametrize("flags", [ACK, 0, RST, PSH])
+def test_what_is_no_answer_to_a_syn_is_ignored(flags):
+    with one_tcp() as host:
+        sk, peer = syn_sent(host)
+        assert peer.send(flags) == []
+        assert state(sk) == "SYN_SENT"
+
+
+def test_a_reset_that_acknowledges_something_else_is_ignored():
+    with one_tcp() as host:
+        sk, peer = syn_sent(host)
+        assert peer.send(RST | ACK, ack=peer.ack + 5) == []
+        assert state(sk) == "SYN_SENT"
+
+
+def test_closing_while_connecting_forgets_the_answer():
+    with one_tcp() as host:
+        sk, peer = syn_sent(host)
+        host.tcp.close(sk)
+        assert flags_of(peer.send(SYN | ACK)) == [RST]
+        host.assert_nothing_left()
+
+
+def test_connecting_to_each_other_ends_with_a_wrong_number():
+    with one_tcp() as host:
+        sk, peer = syn_sent(host)
+        (synack,) = peer.send(SYN)
+        peer.saw(synack)
+        assert flags_of(peer.send(ACK, ack=peer.ack + 5)) == [RST]
+        assert state(sk) == "SYN_RECV"
+
+
+def test_a_reset_of_what_the_peer_has_closed_is_a_broken_pipe():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        peer.send(FIN | ACK)
+        peer.send(RST | ACK)
+        assert sk.sk_err == EPIPE
+
+
+def test_resetting_what_is_over_changes_nothing():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        peer.send(RST | ACK)
+        sk.sk_err = 0
+        host.tcp.tcp_reset(sk)
+        assert sk.sk_err == 0
+
+
+def test_a_segment_for_a_closed_socket_is_freed():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        host.socks.lock_sock(sk)
+        peer.send(RST | ACK)
+        peer.send(ACK, b"late")
+        host.socks.release_sock(sk)
+        assert state(sk) == "CLOSE"
+        host.tcp.close(sk)
+        host.assert_nothing_left()
+
+
+def test_a_segment_without_acknowledgement_is_no_use():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        assert peer.send(PSH, b"abc", advance=False) == []
+        assert not sk.sk_receive_queue
+        peer.send(FIN | ACK)
+        live = host.skbs.live
+        peer.send(PSH, b"abc", advance=False)
+        assert host.skbs.live == live
+
+
+def test_an_acknowledgement_of_what_was_never_sent_moves_nothing():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        before = (sk.snd_una, sk.snd_wnd)
+        peer.send(ACK, ack=peer.ack + 1000, win=1)
+        peer.send(ACK, ack=peer.ack - 1, win=2)
+        assert (sk.snd_una, sk.snd_wnd) == before
+
+
+def test_an_old_segment_does_not_change_the_window():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        peer.send(ACK, b"abc", win=5000)
+        peer.send(ACK, b"abc", seq=peer.seq - 3, win=100)
+        assert sk.snd_wnd == 5000
+
+
+def test_an_orphan_resets_who_sends_data_with_the_last_acknowledgement():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        host.tcp.close(sk)
+        peer.saw(host.sent()[0])
+        assert flags_of(peer.send(ACK, b"for nobody")) == [RST]
+        host.assert_nothing_left()
+
+
+def test_an_orphan_resets_who_sends_data_before_the_acknowledgement():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        host.tcp.close(sk)
+        host.sent()
+        assert flags_of(peer.send(ACK, b"for nobody")) == [RST]
+        host.assert_nothing_left()
+
+
+def test_an_orphan_whose_peers_fin_finds_no_room_waits_for_it_again():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        host.tcp.close(sk)
+        peer.saw(host.sent()[0])
+        host.tcp.streams.sk_stream_rmem_schedule = lambda _sk, _skb: False
+        peer.send(FIN | ACK, advance=False)
+        del host.tcp.streams.sk_stream_rmem_schedule
+        (tw,) = host.tcp.ehash.values()
+        assert tw.substate == TCP_FIN_WAIT2
+        (ack,) = peer.send(FIN | ACK)
+        assert ack.ack == peer.seq
+        host.run(61_000)
+        host.assert_nothing_left()
+
+
+def test_a_part_of_what_was_sent_before_a_fin_is_no_acknowledgement_of_it():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        host.tcp.sendmsg(sk, b"data")
+        host.tcp.shutdown(sk)
+        segs = host.sent()
+        peer.saw(segs[0])
+        peer.send(ACK)
+        assert state(sk) == "FIN_WAIT1"
+        peer.send(FIN | ACK)
+        assert state(sk) == "CLOSING"
+        peer.send(ACK)
+        assert state(sk) == "CLOSING"
+
+
+def test_a_fin_sent_again_after_closing_is_acknowledged_again():
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        peer.send(FIN | ACK)
+        host.run(300)
+        host.sent()
+        (ack,) = peer.send(FIN | ACK, seq=peer.seq - 1)
+        assert ack.ack == peer.seq
+        assert state(sk) == "CLOSE_WAIT"
+
+
+def test_a_small_receive_buffer_announces_what_fits():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        sk.sk_rcvbuf = 1000
+        host.tcp.connect_nonblock(sk, IP_B, 2049)
+        (syn,) = host.sent()
+        assert syn.win == 750
+
+
+@given(st.binary(max_size=40))
+def test_any_options_give_a_sane_segment_size(options):
+    options += b"\0" * (-len(options) % 4)
+    skb = SimpleNamespace(buf=b"?" * 20 + options, data=0, flags=(5 + len(options) // 4) << 28)
+    assert 88 <= tcp_parse_mss(skb) <= 65535
+
+
+@pytest.mark.parametrize(
+    ("options", "mss"),
+    [
+        (b"\1\1\2\4\5\xb4\0\0", 1460),
+        (b"\3\3\7\1\2\4\2\0", 512),
+        (b"\2\4\0\1", 88),
+        (b"\0\2\4\5", 536),
+        (b"\2\4\5\xb4\2\4\2\0", 1460),
+    ],
+)
+def test_the_first_mss_option_counts(options, mss):
+    skb = SimpleNamespace(buf=b"?" * 20 + options, data=0, flags=(5 + len(options) // 4) << 28)
+    assert tcp_parse_mss(skb) == mss
