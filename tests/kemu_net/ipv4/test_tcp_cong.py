@@ -1,8 +1,22 @@
+"""Round trip time, congestion and recovery."""
+
+from __future__ import annotations
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kemu_net.ipv4.tcp_sock import TCP_CA_DISORDER, TCP_CA_LOSS, TCP_CA_OPEN, TCP_CA_RECOVERY
+from kemu_net.ipv4 import tcp_cong
+from kemu_net.ipv4.tcp_sock import (
+    TCP_CA_DISORDER,
+    TCP_CA_LOSS,
+    TCP_CA_OPEN,
+    TCP_CA_RECOVERY,
+    TCP_RTO_MAX,
+    TCP_RTO_MIN,
+    TCPCB_LOST,
+    TCPCB_SACKED_RETRANS,
+)
 from tcp_ground import ACK, SECOND, connected, one_tcp, transfer, two_tcps
 
 
@@ -153,3 +167,93 @@ def test_enter_loss_marks_all():
         host.tcp.tcp_enter_loss(sk)
         assert (sk.lost_out, sk.snd_cwnd, sk.ca_state) == (6, 1, TCP_CA_LOSS)
         assert sk.snd_ssthresh == 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 40_000), min_size=1, max_size=30))
+def test_the_rto_is_between_its_limits_whatever_is_measured(samples):
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        for sample in samples:
+            host.tcp.tcp_rtt_estimator(sk, sample)
+            assert TCP_RTO_MIN <= sk.rto <= TCP_RTO_MAX
+            assert sk.rto >= min(sk.srtt >> 3, TCP_RTO_MAX)
+
+
+def test_a_steady_path_brings_the_deviation_down():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        for sample in (10, 500):
+            host.tcp.tcp_rtt_estimator(sk, sample)
+        high = sk.rttvar
+        for _ in range(60):
+            sk.snd_una = sk.snd_nxt = sk.snd_nxt + 1 & 0xFFFFFFFF  # a window passes
+            host.tcp.tcp_rtt_estimator(sk, 60)
+        assert sk.rttvar < high // 4
+        assert sk.rto < 200
+
+
+def test_beyond_the_threshold_a_window_grows_by_one_per_window():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.snd_cwnd, sk.snd_ssthresh = 10, 5
+        for _ in range(11):
+            host.tcp.tcp_cong_avoid(sk, 10)
+        assert sk.snd_cwnd == 11
+        before = sk.snd_cwnd
+        host.tcp.tcp_cong_avoid(sk, 1)  # not limited by the window
+        assert (sk.snd_cwnd, sk.snd_cwnd_cnt) == (before, 0)
+
+
+def test_the_window_has_a_limit(monkeypatch):
+    monkeypatch.setattr(tcp_cong, "_CWND_CLAMP", 12)
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        for threshold in (1 << 30, 5):
+            sk.snd_cwnd, sk.snd_ssthresh = 10, threshold
+            for _ in range(100):
+                host.tcp.tcp_cong_avoid(sk, sk.snd_cwnd)
+            assert sk.snd_cwnd == 12
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["ack", "dup", "wait", "send", "part"]), st.integers(1, 8)), max_size=30),
+    st.integers(1, 20),
+)
+def test_the_counts_of_what_is_in_flight_stay_in_range(steps, cwnd):
+    with one_tcp() as host:
+        sk, peer = connected(host, fast_rto=True)
+        sk.sk_sndbuf, sk.snd_cwnd = 1 << 20, cwnd
+        for kind, count in steps:
+            for _ in range(count):
+                if kind == "send":
+                    host.tcp.sendmsg(sk, bytes(1460))
+                elif kind == "ack" and sk.sk_rtx_queue:
+                    peer.ack = sk.sk_rtx_queue[0].end_seq
+                    peer.send(ACK)
+                elif kind == "part" and sk.sk_rtx_queue:
+                    peer.ack = sk.snd_una + 700 & 0xFFFFFFFF
+                    if (sk.snd_nxt - peer.ack) & 0xFFFFFFFF < 1 << 31:
+                        peer.send(ACK)
+                elif kind == "dup":
+                    peer.ack = sk.snd_una
+                    peer.send(ACK)
+                elif kind == "wait":
+                    host.run(50)
+            out = len(sk.sk_rtx_queue)
+            assert 0 <= sk.sacked_out + sk.lost_out <= out
+            assert 0 <= sk.retrans_out <= out
+            assert sum(bool(skb.sacked & TCPCB_LOST) for skb in sk.sk_rtx_queue) == sk.lost_out
+            assert sum(bool(skb.sacked & TCPCB_SACKED_RETRANS) for skb in sk.sk_rtx_queue) == sk.retrans_out
+            assert sk.snd_cwnd >= 1
+            host.check()
+        host.inet.sent.clear()
+        for _ in range(400):
+            if not sk.sk_rtx_queue and not sk.sk_write_queue:
+                break
+            peer.ack = sk.snd_nxt
+            peer.send(ACK)
+            host.run(20)
+        assert not sk.sk_write_queue
+        assert sk.ca_state == TCP_CA_OPEN

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from kemu.kernel.errno import ETIMEDOUT
-from kemu_net.ipv4.tcp_sock import ICSK_ACK_TIMER, TCP_DELACK_MAX
+from kemu.kernel.errno import EHOSTUNREACH, ETIMEDOUT
+from kemu_net.ipv4.tcp_sock import ICSK_ACK_TIMER, ICSK_TIME_PROBE0, ICSK_TIME_RETRANS, TCP_DELACK_MAX
 from tcp_ground import ACK, FIN, IP_A, IP_B, JIFFY, PSH, RST, SECOND, connected, one_tcp, segment, state
 
 
@@ -207,5 +207,146 @@ def test_syn_is_sent_six_times_and_then_given_up_after_189_seconds():
         assert times == [0, 3, 9, 21, 45, 93]
         assert round((host.kernel.sched.now - start) / SECOND) == 189
         assert host.stats.retransmits == 5
+        host.tcp.close(sk)
+        host.assert_nothing_left()
+
+
+def test_a_full_device_is_tried_again_soon_and_does_not_count():
+    with one_tcp() as host:
+        sk, _peer = connected(host, fast_rto=True)
+        host.tcp.sendmsg(sk, b"x")
+        host.sent()
+        host.inet.refuse = 1
+        host.run(1_000)
+        assert (sk.retransmits, sk.backoff, sk.rto) == (1, 0, 50)
+        host.inet.refuse = 0
+        host.run(210)
+        assert [seg.data for seg in host.sent()] == [b"x"]
+        assert state(sk) == "ESTABLISHED"
+
+
+def test_a_receiver_that_took_its_window_back_is_asked_while_it_answers():
+    with one_tcp() as host:
+        sk, peer = connected(host, fast_rto=True)
+        host.tcp.sendmsg(sk, b"x")
+        (first,) = host.sent()
+        peer.win = 0
+        peer.ack = first.seq
+        peer.send(ACK)
+        sk.snd_wnd = 0
+        for _ in range(40):
+            host.run(60_000)
+            peer.send(ACK)
+        assert state(sk) == "ESTABLISHED"
+        assert sk.retransmits == 0
+        host.run(400_000)  # silence for more than 120 s
+        assert state(sk) == "CLOSE"
+        assert sk.sk_err == ETIMEDOUT
+
+
+def test_a_timer_that_fires_early_waits_for_its_time():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.rto = 100
+        host.tcp.sendmsg(sk, b"x")
+        (first,) = host.sent()
+        host.kernel.timers.mod_timer(sk.retransmit_timer, host.jiffies + 10)
+        host.run(3_000)
+        again = host.sent()[0]
+        assert (again.time - first.time) / SECOND == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_delayed_acknowledgement_waits_for_its_time_too():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.ack_ato = 40
+        sk.srtt = 0
+        host.tcp.tcp_send_delayed_ack(sk)
+        start = host.kernel.sched.now
+        due = sk.ack_timeout - host.jiffies
+        host.kernel.timers.mod_timer(sk.delack_timer, host.jiffies + 2)
+        host.run(1_000)
+        (ack,) = host.sent()
+        assert (ack.time - start) / JIFFY == pytest.approx(due, abs=1.1)
+
+
+def test_an_acknowledgement_that_was_sent_meanwhile_is_not_sent_again():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        host.tcp.tcp_send_delayed_ack(sk)
+        host.tcp.tcp_send_ack(sk)
+        host.sent()
+        sk.ack_pending |= ICSK_ACK_TIMER  # but nothing is owed
+        host.run(1_000)
+        assert host.sent() == []
+        assert not sk.ack_pending
+
+
+def test_a_retransmission_with_nothing_in_flight_does_nothing():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        host.tcp.inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, 10, 100)
+        host.tcp.inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, 10, 100)
+        host.run(1_000)
+        assert host.sent() == []
+        assert (sk.retransmits, sk.icsk_pending) == (0, 0)
+
+
+def test_a_probe_with_nothing_to_send_does_nothing():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.probes_out = 5
+        host.tcp.inet_csk_reset_xmit_timer(sk, ICSK_TIME_PROBE0, 10, 100)
+        host.run(1_000)
+        assert host.sent() == []
+        assert sk.probes_out == 0
+
+
+def test_an_orphan_stops_probing_sooner():
+    with one_tcp() as host:
+        sk, peer = connected(host, win=0)
+        host.tcp.sendmsg(sk, b"x")
+        host.tcp.close(sk)
+        for _ in range(30):
+            host.run(60_000)
+            peer.send(ACK)
+        host.run(3_000_000)
+        host.sent()
+        host.assert_nothing_left()
+
+
+def test_a_probe_that_a_full_device_refuses_is_tried_again_soon():
+    with one_tcp() as host:
+        sk, _peer = connected(host, win=0)
+        sk.rto = 250
+        host.tcp.sendmsg(sk, b"x")
+        host.inet.refuse = 1
+        host.run(1_010)
+        assert (sk.probes_out, sk.backoff) == (1, 0)
+        host.run(2_000)
+        assert (sk.probes_out, sk.backoff) == (1, 0)
+        host.inet.refuse = 0
+        host.run(600)
+        assert len(host.sent()) >= 1
+
+
+def test_a_soft_error_is_the_reason_given():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.sk_err_soft = EHOSTUNREACH
+        host.tcp.tcp_write_err(sk)
+        assert (sk.sk_err, state(sk)) == (EHOSTUNREACH, "CLOSE")
+
+
+def test_a_timer_of_a_closed_socket_does_nothing():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        host.tcp.sendmsg(sk, b"x")
+        host.sent()
+        host.tcp.tcp_done(sk)
+        for fire in (host.tcp.tcp_write_timer, host.tcp.tcp_delack_timer):
+            sk.sk_refcnt += 1
+            fire(sk)
+        assert host.sent() == []
         host.tcp.close(sk)
         host.assert_nothing_left()
