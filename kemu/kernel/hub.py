@@ -16,6 +16,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from kemu.kernel.costs import CONTEXT_SWITCH
@@ -48,7 +49,7 @@ class Clock:
         self.machine = -1
 
 
-class Hub:
+class Hub(ABC):
     """Chooses among the CPUs of all machines.
 
     :ivar clock: the time of the latest choice; never goes back.
@@ -92,25 +93,25 @@ class Hub:
 
     # ---- what the outside half does
 
+    @abstractmethod
     def failed(self, error: BaseException) -> None:
         """Take note of what a task, an interrupt or the hub's own work raised."""
-        raise NotImplementedError
 
+    @abstractmethod
     def resume_outer(self, at: Kernel | None) -> Stack:
         """Go on with the outside stack, as init of ``at`` or as observer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attend(self) -> Stack:
         """Look after what is not choosing: an end of run(), a failure, a verdict."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nothing_left(self) -> Stack:
         """Decide what to do when nothing will ever happen again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> Stack:
         """Let run() return."""
-        raise NotImplementedError
 
     # ---- horizons
 
