@@ -15,6 +15,7 @@ Rules of this file
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
@@ -52,7 +53,7 @@ def _idle_main(ref: weakref.ref[Cpu], vehicle: Vehicle, cell: list[Stack], hub: 
         vehicle.switch(me, hub)
 
 
-class RunQueues(Context):
+class RunQueues(Context, ABC):
     """Tasks, their CPUs' queues, and the policy that chooses among them.
 
     :ivar tasks: all living tasks by pid, without the idle ones.
@@ -64,9 +65,9 @@ class RunQueues(Context):
         self.policy: Policy = FIFO
         self._next_pid = 1
 
+    @abstractmethod
     def wake_up_all(self, queue: WaitQueue) -> int:
         """Wake every waiter; in sched.py."""
-        raise NotImplementedError
 
     # ---- tasks
 

@@ -20,6 +20,7 @@ Rules of this file
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from kemu.errors import ConfigError
@@ -80,7 +81,7 @@ def _run_body(stack: Stack, fn: Callable[[], None]) -> None:
         stack.done = True
 
 
-class Vehicle:
+class Vehicle(ABC):
     """What both vehicles share: the contract's names, and teardown."""
 
     name = ""
@@ -89,21 +90,21 @@ class Vehicle:
     def __init__(self) -> None:
         self.owner = threading.get_ident()
 
+    @abstractmethod
     def adopt(self) -> Stack:
         """Make a Stack of the caller's own stack."""
-        raise NotImplementedError
 
     def spawn(self, fn: Callable[[], None], back: Stack) -> Stack:
         """Make a stack that will run ``fn`` and hand over to ``back``; costs nothing until it is started."""
         return Stack(fn, back)
 
+    @abstractmethod
     def start(self, stack: Stack) -> None:
         """Prepare a spawned stack for its first turn."""
-        raise NotImplementedError
 
+    @abstractmethod
     def switch(self, me: Stack, to: Stack) -> None:
         """Leave ``me``, enter ``to``; return when ``me`` is entered again."""
-        raise NotImplementedError
 
     def at_home(self) -> bool:
         """Tell whether the calling thread is the one that made the vehicle."""

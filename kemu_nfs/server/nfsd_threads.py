@@ -7,6 +7,7 @@ Interface
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from kemu_nfs.server.rpc_server import Answer, NfsServer
 
 
-class NfsdThreads:
+class NfsdThreads(ABC):
     """What executes calls.
 
     :ivar life: counts starts and ends; a thread of an older one drops what it holds.
@@ -42,9 +43,9 @@ class NfsdThreads:
         self.disk_free_ns = 0
         self.disk_busy_ns = 0
 
+    @abstractmethod
     def _power_fails(self, lose_unstable: bool) -> None:
         """Crash now: a fault wants it."""
-        raise NotImplementedError
 
     def _thread(self, life: int) -> None:
         """Execute calls until this life ends (nfsd())."""

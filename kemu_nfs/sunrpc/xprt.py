@@ -17,6 +17,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Final
 
 import attrs
@@ -51,7 +52,7 @@ TCP_TIMEOUT: Final = XprtTimeout(60 * HZ, 600 * HZ, 60 * HZ, 2, exponential=Fals
 UDP_TIMEOUT: Final = XprtTimeout(7 * HZ // 10, 60 * HZ, 0, 5, exponential=True)
 
 
-class Xprt:
+class Xprt(ABC):
     """``struct rpc_xprt``: one way to one server.
 
     :param slots: calls that may be on their way at once.
@@ -109,21 +110,21 @@ class Xprt:
 
     # -- what a protocol provides ----------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def connect(self, task: RpcTask) -> None:
         """Begin to connect; wake ``pending`` when it is decided."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send_request(self, task: RpcTask) -> int:
         """Send what is left of the task's call: 0, -EAGAIN (and the task sleeps until there is room), -ENOTCONN, -errno."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Drop the socket."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare_head(self, req: RpcRqst, head: bytes) -> None:
         """Put the call's bytes into the slot, with what the protocol puts before them."""
-        raise NotImplementedError
 
     # -- slots -----------------------------------------------------------------------------------------------------------------
 
