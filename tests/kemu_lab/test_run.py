@@ -2,7 +2,6 @@
 
 import gc
 import json
-import shlex
 import sys
 import threading
 from pathlib import Path
@@ -15,7 +14,6 @@ from kemu.kernel.world import live_worlds
 from kemu.mm.page_alloc import PageAllocator
 from kemu.patches import PatchSet
 from kemu_lab.cli import main
-from kemu_lab.quantities import parse_size
 from kemu_lab.run import run_scenario
 from kemu_lab.run_config import RunConfig
 
@@ -63,24 +61,6 @@ def test_the_table_names_outcome_reason_chain_and_the_line_that_repeats(capsys):
 def test_quiet_prints_the_verdict_only(capsys):
     assert main(["run", "--patches", "none", "--quiet"]) == 1
     assert len(capsys.readouterr().out.splitlines()) <= 5
-
-
-@pytest.mark.parametrize(
-    "words",
-    ["", "--mem 16M", "--mem 1G --cpus 2", "--loss 0.25 --latency 1ms", "--patches 1-8,-3 --fixes -b16", "--seed 7 --patches -25"],
-)
-def test_the_command_repeats_the_run(words):
-    def parsed(text):
-        plain = {"mem": "32M", "cpus": "1", "seed": "1", "patches": "all", "fixes": "all", "loss": "0", "latency": "50us"}
-        given = shlex.split(text)
-        plain |= {name.removeprefix("--"): value for name, value in zip(given[::2], given[1::2], strict=True)}
-        cpus, seed = int(plain.pop("cpus")), int(plain.pop("seed"))
-        return RunConfig.parse("main", cpus=cpus, seed=seed, fill=None, trace=None, **plain)
-
-    config = parsed(words)
-
-    assert parsed(config.command.removeprefix("kemu run ")) == config
-    assert parse_size("32M", "--mem", 0, 1 << 40) == RunConfig().mem
 
 
 def test_a_run_leaves_no_world_and_no_thread():
