@@ -241,11 +241,14 @@ def test_a_route_to_a_neighbour_that_was_dropped_finds_its_successor(net):
     assert net.a.inet.route.ip_route_output(IP_B).neigh is table[IP_B]
 
 
-def test_a_packet_for_a_neighbour_that_is_gone_is_freed(net):
+@pytest.mark.parametrize("successor", [False, True])
+def test_a_packet_for_a_neighbour_that_is_gone_is_freed(net, successor):
     send(net)
     net.run(5)
     old = neighbour(net)
     net.a.inet.arp.flush()
+    if successor:
+        net.a.inet.arp.neigh_lookup_create(IP_B)
     net.run(5)
     live = net.a.skbs.live
     assert net.a.inet.arp.neigh_resolve_output(old, net.a.skbs.alloc_skb(10, GFP_ATOMIC)) == 0

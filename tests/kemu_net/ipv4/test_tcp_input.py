@@ -187,7 +187,7 @@ def syn_sent(host):
     return sk, peer
 
 
-@pytest.mark.parametrize("flags", [ACK, 0, RST, PSH])
+@pytest.mark.parametrize("flags", [ACK, 0, RST, PSH, SYN | RST])
 def test_what_is_no_answer_to_a_syn_is_ignored(flags):
     with one_tcp() as host:
         sk, peer = syn_sent(host)

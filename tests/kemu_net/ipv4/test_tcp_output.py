@@ -330,7 +330,7 @@ def probe(host, size, window, *, pages=0, linear=b""):
     held = []
     for number in range(pages):
         page = host.page_alloc.alloc_pages(GFP_KERNEL)
-        page.contents = bytes([65 + number]) * 4096
+        page.contents = bytes((number * 100 + at) % 256 for at in range(4096))
         assert host.tcp.sendpage(sk, page, 0, size, more=True) == size
         held.append(page)
     assert host.sent() == []
@@ -343,11 +343,12 @@ def probe(host, size, window, *, pages=0, linear=b""):
 def test_a_segment_is_cut_anywhere_without_losing_a_byte(linear, window):
     with one_tcp() as host:
         sk, peer, pages = probe(host, 100, window, pages=3, linear=linear)
-        expected = linear + b"A" * 100 + b"B" * 100 + b"C" * 100
+        expected = linear + b"".join(page.contents[:100] for page in pages)
         assert host.tcp.tcp_write_wakeup(sk) == 0
         host.check()
         (first,) = host.sent()
         assert first.data == expected[:window]
+        assert (sk.snd_nxt - sk.snd_una, sk.sk_rtx_queue[0].end_seq) == (window, sk.snd_nxt)
         peer.saw(first)
         peer.win = 65535
         (rest,) = peer.send(ACK)
