@@ -16,6 +16,13 @@ def vehicle(request):
 
 
 @pytest.fixture
+def machine(vehicle):
+    """One machine with one CPU, on each vehicle in turn."""
+    with World(vehicle=vehicle) as world:
+        yield Kernel(world=world)
+
+
+@pytest.fixture
 def kernel():
     """One machine with one CPU on the usual vehicle."""
     with World() as world:
