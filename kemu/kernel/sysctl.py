@@ -1,27 +1,36 @@
 """sysctl: integers that a person reads and writes as text (2.6.23 kernel/sysctl.c).
 
-Interface: ``kernel.sysctl.register(name, get, set)``; ``read(name)``, ``write(name, text)``.
+Interface
+    * ``kernel.sysctl.register(name, get, set)``; ``read(name)``, ``write(name, text)``; ``names()``, ``table(name)``.
+    * :func:`minmax_conv`; :func:`userhz_jiffies_conv`, with :func:`jiffies_to_clock_t` as its ``show``.
 
-A variable is a vector of one or more integers. ``set`` may refuse a value by returning a negative errno; that is how a conv
-callback refuses. A handler runs after the integers were written (min_free_kbytes recomputes the marks there).
-
-Left out: sysctl(2), the binary call, which v14 forgets too (defect B18a); strings; the tree of directories.
+Rules of this file
+    * A variable is a vector of one or more ints of 32 bits. ``set`` may refuse a value by returning a negative errno; that is how a
+      conv callback refuses. A handler runs after the integers were written (min_free_kbytes recomputes the marks there).
+    * A value is at most 20 characters long: of a longer one the rest is the next value of the vector, or is not looked at.
+    * One write is one write(2). What it did not take (``1 2`` to one integer takes ``1 ``) is the caller's to write again, as
+      ``echo`` does; :meth:`Sysctl.sys_write` tells how much it took. The position in the file does not matter to a write.
+    * Left out: sysctl(2), the binary call, which v14 forgets too (defect B18a); strings.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from kemu.kernel.errno import EINVAL, ENOENT, EPERM
+from kemu.kernel.strtoul import c_int, isspace, kernel_text, simple_strtoul
+from kemu.kernel.timer import HZ, NSEC_PER_JIFFY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kemu.kernel.core import Kernel
 
-_SPACE = " \t\n\r\v\f"
+USER_HZ: Final = 100
+_VALUE_CHARS: Final = 20  # TMPBUFLEN - 1
+_LONG_MAX: Final = (1 << 63) - 1
 
 
 @attrs.define(eq=False)
@@ -32,6 +41,7 @@ class CtlTable:
     :ivar set: takes ``(value, index)``; None or 0 means taken, anything else is the refusal. None: read only.
     :ivar conv: ``conv(neg, value, table, index, write)``, the conv callback of __do_proc_dointvec(). On write: 0, or why the value
         is refused. On read its result is only looked at for being an error.
+    :ivar show: what a reader sees of a stored integer, where that is another number (the reading half of a conv).
     :ivar handler: runs after a write that stored something.
     """
 
@@ -41,26 +51,29 @@ class CtlTable:
     count: int = 1
     conv: Callable[[bool, int, CtlTable, int, bool], int] | None = None
     handler: Callable[[], object] | None = None
+    show: Callable[[int], int] | None = None
 
     def values(self) -> list[int]:
-        """Give the vector."""
+        """Give the vector as a reader sees it."""
         value = self.get()
-        return [value] if isinstance(value, int) else list(value)
+        stored = [value] if isinstance(value, int) else list(value)
+        show = self.show
+        return stored if show is None else [-show(-number) if number < 0 else show(number) for number in stored]
 
 
 def do_proc_dointvec_conv(neg: bool, value: int, table: CtlTable, index: int, write: bool) -> int:
-    """Store the value as it is (kernel/sysctl.c)."""
+    """Store the value as it is, in an int (kernel/sysctl.c)."""
     if not write:
         return 0
     assert table.set is not None
-    return table.set(-value if neg else value, index) or 0
+    return table.set(c_int(-value if neg else value), index) or 0
 
 
 def minmax_conv(minimum: int | None, maximum: int | None) -> Callable[[bool, int, CtlTable, int, bool], int]:
     """Make a conv that refuses what is out of range with -EINVAL (kernel/sysctl.c: do_proc_dointvec_minmax_conv())."""
 
     def conv(neg: bool, value: int, table: CtlTable, index: int, write: bool) -> int:
-        signed = -value if neg else value
+        signed = c_int(-value if neg else value)
         if write and ((minimum is not None and signed < minimum) or (maximum is not None and signed > maximum)):
             return -EINVAL
         return do_proc_dointvec_conv(neg, value, table, index, write)
@@ -68,26 +81,22 @@ def minmax_conv(minimum: int | None, maximum: int | None) -> Callable[[bool, int
     return conv
 
 
-def simple_strtoul(text: str, at: int) -> tuple[int, int]:
-    """Parse digits from ``at``, base 0 (0x hexadecimal, 0 octal): the value, and where it ends (lib/vsprintf.c)."""
-    base = 10
-    if text[at] == "0":
-        base = 8
-        if text[at + 1 : at + 2] in ("x", "X") and text[at + 2 : at + 3].isalnum() and _digit(text[at + 2]) < 16:
-            base = 16
-            at += 2
-    value = 0
-    while at < len(text) and _digit(text[at]) < base:
-        value = value * base + _digit(text[at])
-        at += 1
-    return value, at
+def userhz_jiffies_conv(neg: bool, value: int, table: CtlTable, index: int, write: bool) -> int:
+    """Store hundredths of a second as jiffies (do_proc_dointvec_userhz_jiffies_conv()); goes with :func:`jiffies_to_clock_t`.
+
+    What no long can hold in jiffies is refused with 1, which patch 17 hands to the writer as a count of bytes. A negative number
+    is, as an unsigned long, too large to be converted, and stores -1.
+    """
+    if write and value > _LONG_MAX // HZ * USER_HZ:
+        return 1
+    if neg and value:
+        return do_proc_dointvec_conv(True, 1, table, index, write)
+    return do_proc_dointvec_conv(False, value * HZ // USER_HZ, table, index, write)
 
 
-def _digit(char: str) -> int:
-    if "0" <= char <= "9":
-        return ord(char) - 48
-    lower = char.lower()
-    return ord(lower) - 87 if "a" <= lower <= "f" else 99
+def jiffies_to_clock_t(jiffies: int) -> int:
+    """Give jiffies in hundredths of a second, rounded down (kernel/time.c)."""
+    return jiffies * NSEC_PER_JIFFY // (1_000_000_000 // USER_HZ)
 
 
 class Sysctl:
@@ -106,6 +115,7 @@ class Sysctl:
         *,
         conv: Callable[[bool, int, CtlTable, int, bool], int] | None = None,
         handler: Callable[[], object] | None = None,
+        show: Callable[[int], int] | None = None,
         count: int = 1,
     ) -> CtlTable:
         """Add a variable. ``set(value)`` for a single integer, ``set(value, index)`` for a vector; None makes it read only."""
@@ -116,7 +126,7 @@ class Sysctl:
             def setter(value: int, _index: int) -> int | None:
                 return single(value)
 
-        table = CtlTable(name, get, setter, count, conv, handler)
+        table = CtlTable(name, get, setter, count, conv, handler, show)
         self._tables[name] = table
         return table
 
@@ -124,56 +134,57 @@ class Sysctl:
         """Give all names in order."""
         return sorted(self._tables)
 
+    def table(self, name: str) -> CtlTable | None:
+        """Give one variable, None if there is none of that name."""
+        return self._tables.get(name)
+
     def read(self, name: str) -> str:
         """Give the variable as /proc/sys shows it: numbers with tabs between, and a newline."""
         return self._do_proc_dointvec(self._tables[name], False, "")[1]
 
-    def write(self, name: str, text: str) -> int:
+    def write(self, name: str, text: str | bytes) -> int:
         """Write text to a variable: 0 or a negative errno, as the system call would report it.
 
         With patch 17 a conv that returns a positive number makes the result positive: the VFS takes it for a byte count.
         """
+        return self._write(name, text)[0]
+
+    def sys_write(self, name: str, text: str | bytes) -> int:
+        """Write text as write(2) does: give the bytes that were taken, or a negative errno."""
+        result, taken = self._write(name, text)
+        return result or taken
+
+    def _write(self, name: str, text: str | bytes) -> tuple[int, int]:
         table = self._tables.get(name)
         if table is None:
-            return -ENOENT
+            return -ENOENT, 0
         if table.set is None:
-            return -EPERM
-        result, _, stored = self._do_proc_dointvec(table, True, text)
+            return -EPERM, 0
+        result, left, stored = self._do_proc_dointvec(table, True, kernel_text(text))
         if stored and table.handler is not None:
             table.handler()
-        return result
+        return result, len(kernel_text(text)) - len(left)
 
     def _do_proc_dointvec(self, table: CtlTable, write: bool, text: str) -> tuple[int, str, int]:
-        """Parse or print a vector (kernel/sysctl.c: __do_proc_dointvec()): the result, what was read, how many values were stored.
+        """Parse or print a vector (kernel/sysctl.c: __do_proc_dointvec()): the result, text read or left over, values stored.
 
         Patch 17: what conv returns reaches the caller. Before, it only ended the loop, and a write that had stored nothing was
         -EINVAL whatever the reason.
         """
         conv = table.conv or do_proc_dointvec_conv
         ret = 0
-        at = 0
         done = 0
         printed: list[str] = []
         values = [] if write else table.values()
         for index in range(table.count):
-            neg = False
             if write:
-                at = _skip_space(text, at)
-                if at == len(text):
+                text = _skip_space(text)
+                parsed = _parse_value(text)
+                if parsed is None:
                     break
-                start = at
-                if text[start] == "-" and len(text) - start > 1:
-                    neg = True
-                    start += 1
-                if not "0" <= text[start] <= "9":
-                    break
-                value, end = simple_strtoul(text, start)
-                if end < len(text) and text[end] not in _SPACE:
-                    break
-                at = end
+                neg, value, text = parsed
             else:
-                value = abs(values[index])
-                neg = values[index] < 0
+                neg, value = values[index] < 0, abs(values[index])
             error = conv(neg, value, table, index, write)
             if self.patched.sysctl_conv_errors:  # [p17]
                 ret = error
@@ -187,10 +198,30 @@ class Sysctl:
                 ret = -EINVAL
         else:
             ret = -EINVAL if write and not done else 0
+        if write:
+            return ret, _skip_space(text), done
         return ret, "\t".join(printed) + "\n" if printed else "", done
 
 
-def _skip_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
+def _parse_value(text: str) -> tuple[bool, int, str] | None:
+    """Parse the number that text begins with: its sign, its value, and what is left; None if there is none.
+
+    The kernel copies 20 bytes and looks at no more: what follows a number must be a space, a NUL, or the end of the copy.
+    """
+    buf = text[:_VALUE_CHARS]
+    neg = buf[:1] == "-" and len(text) > 1
+    if not "0" <= buf[neg : neg + 1] <= "9":
+        return None
+    value, end = simple_strtoul(buf, int(neg))
+    follows = buf[end : end + 1]
+    if follows not in ("", "\0") and not isspace(follows):
+        return None
+    return neg, value, text[end:]
+
+
+def _skip_space(text: str) -> str:
+    """Drop leading spaces."""
+    at = 0
+    while isspace(text[at : at + 1]):
         at += 1
-    return at
+    return text[at:]
