@@ -19,5 +19,5 @@ FIX = Fix(
     title="TIF_MEMDIE set while looping at rebalance",
     mended_in="later mainline: asks again on each retry",
     expect="counter: allocstall of the victim rises after its TIF_MEMDIE, and the kill frees memory late",
-    touches=("kemu.mm.page_alloc.PageAllocator._alloc_pages",),
+    touches=("kemu.mm.slow_path.SlowPath._alloc_pages",),
 )

@@ -51,6 +51,8 @@ class Task:
     :ivar on_rq: it is on a run queue or running, so a wake-up need not queue it.
     :ivar utime_ns: CPU time in user and kernel code, up to when it left its CPU last.
     :ivar bound: it never leaves its CPU.
+    :ivar mempolicy: None for the system's default, or a Mempolicy (mm/mempolicy.py).
+    :ivar cpuset: None for the top one, or a Cpuset (mm/cpuset.py); ``mems_allowed`` is its nodes, None for all.
     :ivar data: a dictionary for whoever drives the task.
     """
 
@@ -58,6 +60,7 @@ class Task:
         "bound",
         "comm",
         "cpu",
+        "cpuset",
         "data",
         "exit_code",
         "exit_queue",
@@ -65,6 +68,8 @@ class Task:
         "gid",
         "kernel",
         "killed",
+        "mempolicy",
+        "mems_allowed",
         "mm",
         "nice",
         "on_rq",
@@ -100,6 +105,9 @@ class Task:
         self.nice = 0
         self.oomkilladj = 0
         self.mm: Any = None
+        self.mempolicy: Any = None
+        self.cpuset: Any = None
+        self.mems_allowed: tuple[int, ...] | None = None
         self.reclaim_state: Any = None
         self.start_ns = cpu.now
         self.utime_ns = 0

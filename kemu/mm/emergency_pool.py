@@ -59,13 +59,14 @@ class EmergencyPool:
         self.min_free.setup_per_zone_pages_min()
 
     def _test_reserve_limits(self) -> bool:
-        """Let kswapd free what the new marks ask for, and see whether one ordinary page can still be had (test_reserve_limits)."""
+        """Let kswapd free what the new marks ask for, and see whether a page per node can still be had (test_reserve_limits)."""
         page_alloc = self.page_alloc
         if page_alloc.reclaim is not None:
-            for zone in page_alloc.zonelist:
+            for zone in page_alloc.zones:
                 page_alloc.reclaim.wakeup_kswapd(zone, 0)
-        page = page_alloc.alloc_pages(GFP_KERNEL)
-        if page is None:
-            return False
-        page_alloc.free_pages(page)
+        for node in page_alloc.nodes:
+            page = page_alloc.alloc_pages_node(node.node_id, GFP_KERNEL)
+            if page is None:
+                return False
+            page_alloc.free_pages(page)
         return True

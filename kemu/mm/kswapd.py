@@ -21,8 +21,8 @@ from kemu.kernel.timer import HZ
 from kemu.kernel.wait import WaitQueue
 from kemu.mm.gfp import GFP_KERNEL
 from kemu.mm.mmzone import Zone
-from kemu.mm.page_alloc import ReclaimState
 from kemu.mm.shrink_list import SWAP_CLUSTER_MAX, ScanControl
+from kemu.mm.slow_path import ReclaimState
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel

@@ -36,16 +36,19 @@ _KBYTES_SHIFT: Final = PAGE_SHIFT - 10
 
 
 class MinFree:
-    """The marks of one node's zones."""
+    """The marks of all zones.
 
-    def __init__(self, kernel: Kernel, node: Node) -> None:
+    :param nodes: all nodes, in order.
+    """
+
+    def __init__(self, kernel: Kernel, nodes: list[Node]) -> None:
         self.sched = kernel.sched
         self.patched = kernel.patched
         self.fixed = kernel.fixed
-        self.node = node
+        self.nodes = nodes
         self.min_free_kbytes = MIN_FREE_KBYTES_DEFAULT
         self.var_free_kbytes = 0  # [p08] added
-        self.lowmem_reserve_ratio = [zone.lowmem_reserve_ratio for zone in node.zones]
+        self.lowmem_reserve_ratio = [zone.lowmem_reserve_ratio for zone in nodes[0].zones]
         self.totalreserve_pages = 0
         self.min_free_lock = Spinlock(kernel, "min_free_lock")  # [p07] added
         self._init_per_zone_pages_min()
@@ -83,8 +86,9 @@ class MinFree:
         """Go through the zones once (__setup_per_zone_pages_min)."""
         min_free_kbytes = self.min_free_kbytes
         var_free_kbytes = self.var_free_kbytes
-        lowmem_pages = sum(zone.present_pages for zone in self.node.zones if not zone.highmem)
-        for zone in self.node.zones:
+        zones = [zone for node in self.nodes for zone in node.zones]
+        lowmem_pages = sum(zone.present_pages for zone in zones if not zone.highmem)
+        for zone in zones:
             present = zone.present_pages
             if self.patched.emergency_pool:  # [p08]
                 zone.pages_emerg = zone_emerg(present, lowmem_pages, var_free_kbytes)
@@ -101,26 +105,27 @@ class MinFree:
 
     def setup_per_zone_lowmem_reserve(self) -> None:
         """Recompute what each zone keeps from requests that could have gone higher (setup_per_zone_lowmem_reserve)."""
-        zones = self.node.zones
-        table = lowmem_reserve_table([zone.present_pages for zone in zones], self.lowmem_reserve_ratio)
-        for zone, reserve in zip(zones, table, strict=True):
-            zone.lowmem_reserve = reserve
-            zone.recompute_floor()
+        for node in self.nodes:
+            table = lowmem_reserve_table([zone.present_pages for zone in node.zones], self.lowmem_reserve_ratio)
+            for zone, reserve in zip(node.zones, table, strict=True):
+                zone.lowmem_reserve = reserve
+                zone.recompute_floor()
         self._calculate_totalreserve_pages()
 
     def _calculate_totalreserve_pages(self) -> None:
         """Sum up what overcommit must not promise (calculate_totalreserve_pages)."""
         reserve = 0
-        for zone in self.node.zones:
-            high = zone.pages_high
-            if self.patched.emergency_pool:  # [p08]
-                high += zone.pages_emerg
-            reserve += total_reserve(zone.present_pages, zone.lowmem_reserve, high)
+        for node in self.nodes:
+            for zone in node.zones:
+                high = zone.pages_high
+                if self.patched.emergency_pool:  # [p08]
+                    high += zone.pages_emerg
+                reserve += total_reserve(zone.present_pages, zone.lowmem_reserve, high)
         self.totalreserve_pages = reserve
 
-    def nr_free_buffer_pages(self) -> int:
-        """Return the pages above pages_high of the zones that GFP_USER may have (nr_free_zone_pages)."""
-        return sum(max(0, zone.present_pages - zone.pages_high) for zone in self.node.zonelists[0])
+    def nr_free_buffer_pages(self, nid: int = 0) -> int:
+        """Return the pages above pages_high of the zones that GFP_USER may have on a node (nr_free_zone_pages)."""
+        return sum(max(0, zone.present_pages - zone.pages_high) for zone in self.nodes[nid].zonelists[0])
 
     def _get_min_free_kbytes(self) -> int:
         return self.min_free_kbytes

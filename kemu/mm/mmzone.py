@@ -2,15 +2,17 @@
 
 Interface
     * :class:`Zone`: free lists, marks, per-CPU lists, what reclaim keeps per zone. :class:`PerCpuPages`.
-    * :class:`Node`: the zones of one node, lowest first, and one zonelist per zone modifier.
-    * :func:`zone_layout`: which zones an amount of memory makes.
+    * :class:`Node`: the zones of one node, lowest first, and one zonelist per zone modifier (of all nodes: nodes.py fills them).
+    * :func:`zone_layout`: which zones an amount of memory makes; :func:`node_zones`: which of them a range of frames has.
 
 Rules of this file
     * What is constant between two changes of the marks is computed then: who writes a mark calls :meth:`Zone.recompute_floor`.
       zone_watermark_ok() is on every allocation.
     * All counts are pages. Free lists hold pfns, newest last (the head of the kernel's list).
     * No zone->lock: nothing switches tasks while the lists are changed.
-    * Left out: ZONE_MOVABLE, mobility grouping, more than one node, zone_reclaim.
+    * Zones are cut by address alone, as free_area_init_nodes() does: only the node with the lowest addresses has DMA, and on i386
+      what lies above 896 MiB is HIGHMEM whichever node has it.
+    * Left out: ZONE_MOVABLE, mobility grouping, zone_reclaim.
 """
 
 from __future__ import annotations
@@ -73,6 +75,8 @@ class Zone:
     :param lowmem_reserve_ratio: divisor for what the zone keeps from requests that could go higher.
     :param highmem: pages without a kernel address.
     :param nr_zones: zones of the node.
+    :param node: the node's number (``zone_pgdat->node_id``).
+    :ivar spanned_pages: frames from the first to the last, with the holes that memory hotplug leaves.
     """
 
     name: str
@@ -83,6 +87,8 @@ class Zone:
     highmem: bool
     patched: PatchSet = attrs.field(repr=False)
     nr_zones: int = attrs.field(repr=False)
+    node: int = 0
+    spanned_pages: int = attrs.field(init=False)
 
     # under zone->lock:
     free_pages: int = 0  # NR_FREE_PAGES: what the buddy lists hold
@@ -116,6 +122,7 @@ class Zone:
     reclaim_in_progress: int = 0
 
     def __attrs_post_init__(self) -> None:
+        self.spanned_pages = self.present_pages
         self.free_area = [{} for _ in range(MAX_ORDER)]
         self.lowmem_reserve = [0] * self.nr_zones
         self.recompute_floor()
@@ -123,7 +130,7 @@ class Zone:
     @property
     def end_pfn(self) -> int:
         """The first frame behind the zone."""
-        return self.start_pfn + self.present_pages
+        return self.start_pfn + self.spanned_pages
 
     @property
     def nr_free(self) -> list[int]:
@@ -207,24 +214,29 @@ class Zone:
 
 @attrs.define(eq=False)
 class Node:
-    """``struct pglist_data``: one node's zones, and the order in which each kind of request tries them.
+    """``struct pglist_data``: one node's zones, and the order in which each kind of request tries those of all nodes.
 
-    :ivar zonelists: per value of the gfp zone modifiers: populated zones, the highest allowed first.
+    :param cpus: ids of the node's processors.
+    :ivar zonelists: per value of the gfp zone modifiers: populated zones, the first to be tried first. Alone, the node's own.
     """
 
     node_id: int
     zones: list[Zone]
+    cpus: tuple[int, ...] = ()
     zonelists: list[list[Zone]] = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        self.zonelists = [self._zonelist(modifiers) for modifiers in range(GFP_ZONEMASK + 1)]
+        self.zonelists = [self.populated(self.gfp_zone(modifiers)) for modifiers in range(GFP_ZONEMASK + 1)]
 
-    def _zonelist(self, modifiers: gfp_t) -> list[Zone]:
-        highest = self.gfp_zone(modifiers)
+    def populated(self, highest: int) -> list[Zone]:
+        """Return the zones that have pages, from the one with index ``highest`` downwards (build_zonelists_node)."""
         return [zone for zone in reversed(self.zones[: highest + 1]) if zone.present_pages]
 
     def gfp_zone(self, gfp: gfp_t) -> int:
-        """Return the index of the highest zone that a request may have (include/linux/gfp.h: gfp_zone)."""
+        """Return the index of the highest zone that a request may have (include/linux/gfp.h: gfp_zone).
+
+        The first modifier that is set counts; DMA with HIGHMEM is DMA.
+        """
         index = {zone.name: zone.zone_idx for zone in self.zones}
         if gfp & _GFP_DMA:
             return index["DMA"]
@@ -240,16 +252,21 @@ def zone_layout(mem_bytes: int, arch: str, patched: PatchSet) -> list[Zone]:
 
     :param mem_bytes: all of RAM, from frame 0, without holes; whole pages.
     """
-    if arch not in _LAYOUTS:
-        raise ConfigError(f"arch {arch!r}: there are {', '.join(_LAYOUTS)}")
     pages = mem_bytes >> PAGE_SHIFT
     if pages < 1:
         raise ConfigError(f"memory of {mem_bytes} bytes: at least one page of {1 << PAGE_SHIFT} is needed")
+    return node_zones(0, 0, pages, arch, patched)
+
+
+def node_zones(node: int, start_pfn: int, end_pfn: int, arch: str, patched: PatchSet) -> list[Zone]:
+    """Cut one node's frames into zones."""
+    if arch not in _LAYOUTS:
+        raise ConfigError(f"arch {arch!r}: there are {', '.join(_LAYOUTS)}")
     layout = _LAYOUTS[arch]
     zones = []
-    start = 0
+    start = start_pfn
     for zone_idx, (name, end_mib, ratio, highmem) in enumerate(layout):
-        end = pages if end_mib is None else min(pages, end_mib * _MIB)
-        zones.append(Zone(name, zone_idx, start, end - start, ratio, highmem, patched, len(layout)))
+        end = end_pfn if end_mib is None else max(start, min(end_pfn, end_mib * _MIB))
+        zones.append(Zone(name, zone_idx, start, end - start, ratio, highmem, patched, len(layout), node))
         start = end
     return zones

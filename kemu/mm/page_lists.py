@@ -48,6 +48,8 @@ _FREE_FORBIDS: Final = PG_lru | PG_private | PG_locked | PG_active | PG_slab | P
 class PageLists:
     """Free lists of all zones, seen as pages.
 
+    :ivar zones: of all nodes, those of a node lowest first.
+    :ivar frames: ranges of frames that exist, first and end, and their zone.
     :ivar mem_map: the frames that were ever touched, by pfn.
     :ivar reserve_pfns: frames that were handed out without watermarks and are not yet back: for invariants and reports. The kernel
         knows only ``page.reserve``, which the next user of word D overwrites.
@@ -58,6 +60,7 @@ class PageLists:
         self.kernel = kernel
         self.sched = kernel.sched
         self.zones = zones
+        self.frames = [(zone.start_pfn, zone.end_pfn, zone) for zone in zones if zone.present_pages]
         self.vmstat = VmStat()
         self.mem_map: dict[int, Page] = {}
         self.reserve_pfns: dict[int, None] = {}
@@ -73,10 +76,10 @@ class PageLists:
 
     def page_zone(self, pfn: int) -> Zone:
         """Return the zone of a frame."""
-        for zone in self.zones:
-            if zone.start_pfn <= pfn < zone.end_pfn:
+        for start, end, zone in self.frames:
+            if start <= pfn < end:
                 return zone
-        raise KernelBug(f"pfn {pfn:#x} is not in memory: it ends at {self.zones[-1].end_pfn:#x}")
+        raise KernelBug(f"pfn {pfn:#x} is not in memory: it ends at {self.frames[-1][1]:#x}")
 
     def pfn_to_page(self, pfn: int) -> Page:
         """Return the ``struct page`` of a frame, made now if it was never touched."""

@@ -47,9 +47,9 @@ PATCH = Patch(
     touches=(
         "kemu.mm.alloc_flags",
         "kemu.mm.alloc_flags.AllocFlags.entitled",
-        "kemu.mm.page_alloc.PageAllocator._alloc_no_watermarks",
-        "kemu.mm.page_alloc.PageAllocator._alloc_pages",
-        "kemu.mm.page_alloc.PageAllocator._nopage",
+        "kemu.mm.slow_path.SlowPath._alloc_no_watermarks",
+        "kemu.mm.slow_path.SlowPath._alloc_pages",
+        "kemu.mm.slow_path.SlowPath._nopage",
     ),
     fate=(
         "Merged for 2.6.31 with Mel Gorman's work on the page allocator (commit 341ce06f69ab: flags computed "

@@ -38,7 +38,7 @@ PATCH = Patch(
     message_id=None,
     needs=(),
     wants=("emergency_pool",),
-    touches=("kemu.mm.page_alloc.PageAllocator.get_page_from_freelist",),
+    touches=("kemu.mm.slow_path.SlowPath.get_page_from_freelist",),
     fate=(
         "The ancestor of page->pfmemalloc of 3.6, a bool in the same union; SLUB of 3.6 keeps it as a page "
         "flag. Since 4.3 it is encoded in the index. Earlier postings stored a page rank of the opposite "

@@ -45,7 +45,7 @@ PATCH = Patch(
         "kemu.mm.min_free.MinFree._calculate_totalreserve_pages",
         "kemu.mm.min_free.MinFree._setup_per_zone_pages_min",
         "kemu.mm.mmzone.Zone.recompute_floor",
-        "kemu.mm.page_alloc.PageAllocator._nopage",
+        "kemu.mm.slow_path.SlowPath._nopage",
         "kemu.mm.reserve.Reserves.check",
         "kemu.mm.show_mem.ShowMem._marks",
         "kemu.mm.show_mem.ShowMem.zoneinfo",
