@@ -1,12 +1,14 @@
 """The daemon that keeps free memory above pages_high (2.6.23 mm/vmscan.c: kswapd(), balance_pgdat(), wakeup_kswapd()).
 
 Interface
-    * :class:`Kswapd`: ``start()``, ``wakeup_kswapd(zone, order)``, ``balance_pgdat(order)``.
+    * :class:`Kswapd`, one per node: ``start()``, ``wakeup_kswapd(zone, order)``, ``balance_pgdat(order)``.
 
 Rules of this file
     * It is PF_MEMALLOC|PF_SWAPWRITE|PF_KSWAPD for life: it may use the reserve, and write to a congested queue.
-    * It is woken when a zone is below pages_low, and goes on until every zone is above pages_high. Both stand on top of the
-      emergency pool (patch 08), which zone_watermark_ok() adds.
+    * It looks after the zones of its node alone. With several nodes it runs on its node's first CPU, if there is one (the kernel
+      binds it to all CPUs of the node).
+    * It is woken when a zone is below pages_low, and goes on until every zone of the node is above pages_high. Both stand on top of
+      the emergency pool (patch 08), which zone_watermark_ok() adds.
     * It alone gives up a zone: all_unreclaimable, when six times as many pages were scanned as there are and none went. The first
       page that is freed takes that back.
 """
@@ -19,8 +21,9 @@ from kemu.kernel import costs
 from kemu.kernel.task import PF_KSWAPD, PF_MEMALLOC, PF_SWAPWRITE, Task
 from kemu.kernel.timer import HZ
 from kemu.kernel.wait import WaitQueue
+from kemu.mm.cpuset import cpuset_zone_allowed_hardwall
 from kemu.mm.gfp import GFP_KERNEL
-from kemu.mm.mmzone import Zone
+from kemu.mm.mmzone import Node, Zone
 from kemu.mm.shrink_list import SWAP_CLUSTER_MAX, ScanControl
 from kemu.mm.slow_path import ReclaimState
 
@@ -34,14 +37,16 @@ DEF_PRIORITY: Final = 12
 class Kswapd:
     """``kswapd0``, and its node's part in waking it.
 
+    :param node: whose zones it keeps free.
     :ivar task: the daemon, once started.
     :ivar max_order: the largest block that somebody woke it for (``kswapd_max_order``).
     """
 
-    def __init__(self, kernel: Kernel, reclaim: Reclaim) -> None:
+    def __init__(self, kernel: Kernel, reclaim: Reclaim, node: Node) -> None:
         self.kernel = kernel
         self.sched = kernel.sched
         self.reclaim = reclaim
+        self.node = node
         self.page_alloc = reclaim.page_alloc
         self.vmstat = reclaim.vmstat
         self.task: Task | None = None
@@ -53,7 +58,12 @@ class Kswapd:
     def start(self) -> Task:
         """Make the daemon's task."""
         if self.task is None:
-            self.task = self.sched.spawn("kswapd0", self._kswapd, flags=PF_MEMALLOC | PF_SWAPWRITE | PF_KSWAPD)
+            flags = PF_MEMALLOC | PF_SWAPWRITE | PF_KSWAPD
+            self.task = task = self.sched.spawn(f"kswapd{self.node.node_id}", self._kswapd, flags=flags, start=False)
+            if len(self.page_alloc.nodes) > 1 and self.node.cpus:
+                task.cpu = self.kernel.cpus[self.node.cpus[0]]
+                task.bound = True
+            self.sched.wake_up_process(task)
         return self.task
 
     def wakeup_kswapd(self, zone: Zone, order: int) -> None:
@@ -61,11 +71,13 @@ class Kswapd:
         if not zone.present_pages or zone.zone_watermark_ok(order, zone.pages_low, 0, 0):
             return
         self.max_order = max(self.max_order, order)
+        if not cpuset_zone_allowed_hardwall(self.sched, zone.node, GFP_KERNEL):
+            return
         if self.wait.active() and not self.wanted:
             self.wanted = True
             self.vmstat.kswapd_wakes += 1
             if self._tp_wake.enabled:
-                self._tp_wake(0, order)
+                self._tp_wake(self.node.node_id, order)
             self.sched.wake_up(self.wait)
 
     def _kswapd(self) -> None:
@@ -95,7 +107,7 @@ class Kswapd:
 
     def _balance_once(self, order: int) -> tuple[int, bool]:
         """Go down the priorities once, or until a cluster of pages went."""
-        zones = [zone for zone in self.page_alloc.zones if zone.present_pages]
+        zones = [zone for zone in self.node.zones if zone.present_pages]
         sc = ScanControl(GFP_KERNEL, order, swappiness=self.reclaim.swappiness)
         self.vmstat.pageoutrun += 1
         self.sched.spend(costs.SCAN_PAGE)

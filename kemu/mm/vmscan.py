@@ -22,7 +22,8 @@ from kemu.kernel.sysctl import minmax_conv
 from kemu.kernel.task import PF_KSWAPD
 from kemu.kernel.timer import HZ
 from kemu.mm.backing_dev import WRITE, Congestion
-from kemu.mm.gfp import PAGE_ALLOC_COSTLY_ORDER, gfp_t
+from kemu.mm.cpuset import cpuset_zone_allowed_hardwall
+from kemu.mm.gfp import GFP_KERNEL, PAGE_ALLOC_COSTLY_ORDER, gfp_t
 from kemu.mm.kswapd import Kswapd
 from kemu.mm.mmzone import Zone
 from kemu.mm.page import Page, PG_active, PG_lru
@@ -44,7 +45,8 @@ class Reclaim:
 
     :param swap_state: where anonymous pages go.
     :ivar oom: handed over by the OOM killer; None: nobody is killed, the allocation is tried again.
-    :ivar kswapd: the node's daemon; :meth:`start` starts it.
+    :ivar kswapds: the daemons, one per node; :meth:`start` starts them.
+    :ivar kswapd: the first node's.
     """
 
     def __init__(self, kernel: Kernel, swap_state: SwapState, congestion: Congestion) -> None:
@@ -61,7 +63,8 @@ class Reclaim:
         self.register_shrinker = self.shrink_slab.register_shrinker
         self.writeout = VmWriteout(kernel, self.page_alloc, congestion)
         self.throttle_vm_writeout = self.writeout.throttle_vm_writeout
-        self.kswapd = Kswapd(kernel, self)
+        self.kswapds = [Kswapd(kernel, self, node) for node in self.page_alloc.nodes]
+        self.kswapd = self.kswapds[0]
         self.oom: OomKiller | None = None
         self.swappiness = 60
         self.wakeup_pdflush: Callable[[int], None] | None = None
@@ -71,8 +74,9 @@ class Reclaim:
         self.page_alloc.reclaim = self
 
     def start(self) -> None:
-        """Start kswapd (kswapd_init())."""
-        self.kswapd.start()
+        """Start kswapd on every node (kswapd_init())."""
+        for kswapd in self.kswapds:
+            kswapd.start()
 
     def _set_swappiness(self, value: int) -> None:
         self.swappiness = value
@@ -84,6 +88,7 @@ class Reclaim:
         sc = ScanControl(gfp, order, swappiness=self.swappiness)
         if self._tp_begin.enabled:
             self._tp_begin(order, int(sc.may_writepage), gfp)
+        zones = [zone for zone in zones if cpuset_zone_allowed_hardwall(self.sched, zone.node, GFP_KERNEL)]
         lru_pages = sum(len(zone.active) + len(zone.inactive) for zone in zones)
         reclaim_state = self.sched.current.reclaim_state
         total_scanned = nr_reclaimed = 0
@@ -114,8 +119,8 @@ class Reclaim:
         return progress
 
     def wakeup_kswapd(self, zone: Zone, order: int) -> None:
-        """Let kswapd run if the zone is below pages_low."""
-        self.kswapd.wakeup_kswapd(zone, order)
+        """Let the zone's kswapd run if the zone is below pages_low."""
+        self.kswapds[zone.node].wakeup_kswapd(zone, order)
 
     def out_of_memory(self, zonelist: Sequence[Zone], gfp: gfp_t, order: int) -> None:
         """Kill a process; without an OOM killer wait a tick."""
