@@ -25,7 +25,7 @@ from kemu.mm.page import PAGE_OFFSET
 from kemu_net.core.dev import Dev
 from kemu_net.core.net_reserve import NetReserves
 from kemu_net.core.skb_alloc import SkbAlloc
-from kemu_net.core.sock import Socks
+from kemu_net.core.sock import SecurityHooks, Socks
 from kemu_net.core.stats import NetStats
 from kemu_net.drivers.nic import Nic
 from kemu_net.ipv4.inet import Inet
@@ -63,6 +63,7 @@ class NetStack:
     :param mac: six bytes; :param ip: own address as an int.
     :param ipv6: count IPv6's demands in the reserve (the family itself is not built).
     :param constant_budget: bytes of emergency receive buffers if patch 18 is off.
+    :param security: the security module, if the machine has one.
     :param judged: let the judge ask this NIC whether anything can still come in.
     """
 
@@ -85,6 +86,7 @@ class NetStack:
         gateway: int = 0,
         ipv6: bool = True,
         constant_budget: int = 0,
+        security: SecurityHooks | None = None,
         judged: bool = False,
         build: Callable[..., Any] = _build,
     ) -> None:
@@ -101,7 +103,7 @@ class NetStack:
         pages = page_alloc.total_pages
         self.inet: Inet = build(Inet, kernel, self.dev, slub, self.nic, ip, pages, prefix=prefix, gateway=gateway)
         self.arp = self.inet.arp
-        self.socks: Socks = build(Socks, kernel, page_alloc, slub, self.net_reserves, self.skbs, self.stats)
+        self.socks: Socks = build(Socks, kernel, page_alloc, slub, self.net_reserves, self.skbs, self.stats, security)
         self.udp: Udp = build(Udp, kernel, self.socks, self.skbs, self.inet, self.stats)
         self.tcp: Tcp = build(Tcp, kernel, self.socks, self.skbs, self.inet, self.stats)
         self.tcp.csum_offload = True

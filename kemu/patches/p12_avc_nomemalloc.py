@@ -31,6 +31,6 @@ PATCH = Patch(
     message_id="20071030160913.027906000@chello.nl",
     needs=(),
     wants=("skb_processing",),
+    touches=("kemu.security.avc.Avc.avc_alloc_node",),
     fate=("Merged in 3.6 (commit 6290c2c43973) as GFP_ATOMIC | __GFP_NOMEMALLOC."),
-    built=False,
 )

@@ -26,7 +26,7 @@ Rules
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kemu.errors import KernelBug
 from kemu.kernel.costs import SPIN
@@ -267,16 +267,31 @@ def skb_set_owner_w(skb: SkBuff, sk: Sock) -> None:
 SockT = TypeVar("SockT", bound=Sock)
 
 
+class SecurityHooks(Protocol):
+    """What a security module says about packets (``security_sock_rcv_skb()``)."""
+
+    def security_sock_rcv_skb(self, sk: Any, skb: Any) -> int:
+        """Tell whether the socket may receive the packet: 0 or a negative errno."""
+
+
 class Socks:
     """All sockets of one machine.
 
     :param net_reserves: patch 16's tree and count.
     :param skbs: frees what is dropped.
     :param stats: counts what is dropped.
+    :param security: the security module that sk_filter() asks; None: there is none, and sk_filter() has no line about it.
     """
 
     def __init__(
-        self, kernel: Kernel, page_alloc: PageAllocator, slub: Slub, net_reserves: NetReserves, skbs: SkbAlloc, stats: NetStats
+        self,
+        kernel: Kernel,
+        page_alloc: PageAllocator,
+        slub: Slub,
+        net_reserves: NetReserves,
+        skbs: SkbAlloc,
+        stats: NetStats,
+        security: SecurityHooks | None = None,
     ) -> None:
         self.kernel = kernel
         self.sched = kernel.sched
@@ -295,6 +310,9 @@ class Socks:
         self.live: dict[Sock, None] = {}
         self.sock_inode_cache = slub.kmem_cache_create("sock_inode_cache", _SIZEOF_SOCK_INODE)
         kernel.judge.explainers["socket"] = self.explain
+        if security is not None:
+            self._security_sock_rcv_skb = security.security_sock_rcv_skb
+            self.sk_filter = self._sk_filter_security  # type: ignore[method-assign]  # chosen once, at boot
 
     def _sk_init(self, pages: int) -> None:
         """Fit the default buffers to the machine (``sk_init()``)."""
@@ -439,14 +457,24 @@ class Socks:
             return -ENOMEM
         return 0
 
+    def _sk_filter_security(self, sk: Sock, skb: SkBuff) -> int:
+        """Be sk_filter() of a machine with a security module: patch 20's test comes first, in v14 as in 3.6."""
+        error = type(self).sk_filter(self, sk, skb)
+        if not error:
+            error = self._security_sock_rcv_skb(sk, skb)
+            if error:
+                self.stats.ignore("security")
+        return error
+
     def sock_queue_rcv_skb(self, sk: Sock, skb: SkBuff) -> int:
-        """Queue a datagram (``sock_queue_rcv_skb()``): 0 or -ENOMEM, and then the caller still owns the skb."""
+        """Queue a datagram (``sock_queue_rcv_skb()``): 0 or a negative errno, and then the caller still owns the skb."""
         truesize = skb.truesize
         if sk.sk_rmem_alloc + truesize >= sk.sk_rcvbuf:
             self.stats.drops["rmem"] += 1
             return -ENOMEM
-        if self.sk_filter(sk, skb):
-            return -ENOMEM
+        error = self.sk_filter(sk, skb)
+        if error:
+            return error
         skb.dev = None
         skb.sk = sk
         skb.destructor = sock_rfree
