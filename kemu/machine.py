@@ -41,6 +41,7 @@ from kemu.mm.swap_state import SwapState
 from kemu.mm.swapfile import Swapfile
 from kemu.mm.vmscan import Reclaim
 from kemu.patches import PatchSet
+from kemu.security.selinux import Selinux
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class MachineConfig:
     :param fixes: a FixSet, or the text of one ("none").
     :param arch: the zone layout, x86_64 or i386.
     :param constant_pages: the emergency pool that is set by hand where patch 11, which would size it, is off.
+    :param selinux: boot with SELinux, which then judges every packet that a socket gets.
     :param overrides: subsystem class -> a mixin that stands before it, for one's own patch.
     """
 
@@ -78,6 +80,7 @@ class MachineConfig:
     arch: str = "x86_64"
     vehicle: str | None = None
     constant_pages: int = 0
+    selinux: bool = False
     overrides: Mapping[type[Any], type[Any]] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
@@ -115,6 +118,7 @@ class Machine:
             lambda address, slub=self.slub: slub.kmem_cache_free(node_cache, address),
         )
         self.reserves = build(Reserves, kernel, self.page_alloc, self.slub, config.constant_pages)
+        self.selinux: Selinux | None = build(Selinux, kernel, self.slub) if config.selinux else None
         # pages that can be reclaimed
         self.congestion = build(Congestion, kernel)
         self.lru = build(Lru, self.page_alloc)
