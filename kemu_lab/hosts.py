@@ -34,6 +34,7 @@ def _stack(machine: Machine, wire: Wire, mac: bytes, ip: int, *, judged: bool = 
         mac=mac,
         ip=ip,
         prefix=16,
+        security=machine.selinux,
         judged=judged,
         build=machine.build,
     )
