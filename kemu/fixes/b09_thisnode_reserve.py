@@ -18,5 +18,5 @@ FIX = Fix(
     title="THISNODE request served from the local node",
     mended_in="-",
     expect="counter: a page of the wrong node; no outcome",
-    built=False,
+    touches=("kemu.mm.slow_path.SlowPath._alloc_no_watermarks",),
 )

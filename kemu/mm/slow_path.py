@@ -44,6 +44,7 @@ from kemu.mm.gfp import (
     _GFP_NORETRY,
     _GFP_NOWARN,
     _GFP_REPEAT,
+    _GFP_THISNODE,
     _GFP_WAIT,
     ALLOC_CPUSET,
     ALLOC_NO_WATERMARKS,
@@ -51,6 +52,7 @@ from kemu.mm.gfp import (
     ALLOC_WMARK_LOW,
     ALLOC_WMARK_MIN,
     GFP_THISNODE,
+    GFP_ZONEMASK,
     PAGE_ALLOC_COSTLY_ORDER,
     alloc_flags_2623,
     alloc_flags_t,
@@ -192,6 +194,11 @@ class SlowPath(AllocFlags, PageLists):
     def _alloc_no_watermarks(self, gfp: gfp_t, order: int, zonelist: list[Zone], alloc_flags: alloc_flags_t) -> Page | None:
         """Serve a request that may use the last page (step 5: a page or NULL, never reclaim)."""
         while not gfp & _GFP_NOMEMALLOC:
+            if self.patched.system_wide_no_watermark:  # [p09]
+                home = self.nodes[self.numa_node_id()].zonelists[gfp & GFP_ZONEMASK]
+                if self.fixed.b09 and gfp & _GFP_THISNODE:  # [b09]
+                    home = zonelist  # it names the node that was asked for
+                zonelist = home  # of no policy, from here on
             page = self.get_page_from_freelist(gfp, order, zonelist, ALLOC_NO_WATERMARKS)
             if page is not None:
                 return page

@@ -32,9 +32,9 @@ PATCH = Patch(
     message_id="20071030160912.283002000@chello.nl",
     needs=(),
     wants=("emergency_pool",),
+    touches=("kemu.mm.slow_path.SlowPath._alloc_no_watermarks",),
     fate=(
         "The idea is still there: for ALLOC_NO_WATERMARKS the slow path of 3.6 starts again from the standard "
         "zonelist, ignoring policies, and later kernels drop the node mask too."
     ),
-    built=False,
 )

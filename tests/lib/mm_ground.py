@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from kemu.fixes import FixSet
 from kemu.kernel.core import Kernel
 from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC
+from kemu.mm.mmzone import Zone
+from kemu.mm.nodes import topology
+from kemu.mm.numa import NumaPageAllocator
 from kemu.mm.page import Page
 from kemu.mm.page_alloc import PageAllocator
 from kemu.patches import PatchSet
@@ -80,9 +83,12 @@ class Ground:
         self.held += taken
         return taken
 
-    def hold(self, pages: int, zone_name: str = "DMA32") -> None:
+    def hold(self, pages: int, zone_name: str = "DMA32", node: int = 0) -> None:
         """Let a zone have no more than so many free pages, whatever its marks say."""
-        zone = next(zone for zone in self.pa.zones if zone.name == zone_name)
+        self.hold_zone(next(zone for zone in self.pa.zones if (zone.name, zone.node) == (zone_name, node)), pages)
+
+    def hold_zone(self, zone: Zone, pages: int) -> None:
+        """As hold(), for the zone itself."""
         while zone.free_pages > pages:
             page = self.pa.buffered_rmqueue(zone, 0, 0)
             assert page is not None
@@ -104,7 +110,13 @@ class Ground:
     def starve(self, pages: int = 0) -> None:
         """Leave ``pages`` free in the highest populated zone and nothing in the others."""
         for zone in self.pa.zonelists[2]:
-            self.hold(pages if zone is self.pa.zonelists[2][0] else 0, zone.name)
+            self.hold_zone(zone, pages if zone is self.pa.zonelists[2][0] else 0)
+
+    def starve_node(self, node: int, pages: int = 0) -> None:
+        """Leave ``pages`` free in the highest populated zone of a node and nothing in its others."""
+        zones = self.pa.nodes[node].populated(len(self.pa.nodes[node].zones) - 1)
+        for zone in zones:
+            self.hold_zone(zone, pages if zone is zones[0] else 0)
 
     def give_back(self, count: int | None = None) -> int:
         """Free what is held (all of it, or so many pages); what a reclaimer would have done."""
@@ -124,10 +136,19 @@ class Ground:
 
 
 @contextmanager
-def ground(mem: int = 32 * MIB, patches: str = "all", fixes: str = "all", ncpus: int = 1, arch: str = "x86_64") -> Iterator[Ground]:
+def ground(
+    mem: int = 32 * MIB,
+    patches: str = "all",
+    fixes: str = "all",
+    ncpus: int = 1,
+    arch: str = "x86_64",
+    nodes: int = 1,
+    distances: Sequence[Sequence[int]] | None = None,
+) -> Iterator[Ground]:
     """Boot one, and end it."""
+    allocator = NumaPageAllocator if nodes > 1 else PageAllocator
     kernel = Kernel(ncpus=ncpus, patched=PatchSet.parse(patches), fixed=FixSet.parse(fixes))
     try:
-        yield Ground(kernel, PageAllocator(kernel, mem, arch=arch))
+        yield Ground(kernel, allocator(kernel, mem, arch=arch, topo=topology(nodes, ncpus, distances)))
     finally:
         kernel.shutdown()
