@@ -21,17 +21,17 @@ from typing import Any, Self, TypeVar
 
 import attrs
 
+from kemu.block.bio import Bios
+from kemu.block.disk import BANDWIDTH, LATENCY_NS, Disk
 from kemu.errors import ConfigError
 from kemu.fixes import FixSet
 from kemu.kernel.core import Kernel
 from kemu.kernel.world import World
 from kemu.lib.radix_nodes import NODE_SIZE, RadixNodes
-from kemu.mm.backing_dev import Congestion
+from kemu.mm.backing_dev import BackingDev, Congestion
 from kemu.mm.filemap import Filemap
 from kemu.mm.lru import Lru
 from kemu.mm.memory import Memory
-from kemu.mm.nodes import MAX_NUMNODES, topology
-from kemu.mm.numa import NumaPageAllocator
 from kemu.mm.oom_kill import OomKiller
 from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.page_io import PageIo
@@ -43,7 +43,6 @@ from kemu.mm.swap_state import SwapState
 from kemu.mm.swapfile import Swapfile
 from kemu.mm.vmscan import Reclaim
 from kemu.patches import PatchSet
-from kemu.security.selinux import Selinux
 
 T = TypeVar("T")
 
@@ -68,9 +67,7 @@ class MachineConfig:
     :param patches: a PatchSet, or the text of one ("all,-20").
     :param fixes: a FixSet, or the text of one ("none").
     :param arch: the zone layout, x86_64 or i386.
-    :param nodes: memory is split evenly over so many nodes, and CPUs in contiguous blocks.
     :param constant_pages: the emergency pool that is set by hand where patch 11, which would size it, is off.
-    :param selinux: boot with SELinux, which then judges every packet that a socket gets.
     :param overrides: subsystem class -> a mixin that stands before it, for one's own patch.
     """
 
@@ -81,10 +78,8 @@ class MachineConfig:
     fixes: FixSet = attrs.field(factory=FixSet.all, converter=_fixes)
     seed: int = 0
     arch: str = "x86_64"
-    nodes: int = 1
     vehicle: str | None = None
     constant_pages: int = 0
-    selinux: bool = False
     overrides: Mapping[type[Any], type[Any]] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
@@ -93,10 +88,6 @@ class MachineConfig:
             raise ConfigError(f"mem {self.mem} cannot be used; it is a multiple of 4096 from {MIN_MEM} to {MAX_MEM} bytes")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"cpus {self.cpus} cannot be used; it goes from 1 to {MAX_CPUS}")
-        if not 1 <= self.nodes <= MAX_NUMNODES or self.mem // self.nodes < MIN_MEM:
-            raise ConfigError(
-                f"nodes {self.nodes} cannot be used; it goes from 1 to {MAX_NUMNODES}, with at least {MIN_MEM} bytes of mem each"
-            )
         if self.arch not in ("x86_64", "i386"):
             raise ConfigError(f"arch {self.arch!r} is unknown; there are x86_64 and i386")
 
@@ -115,8 +106,7 @@ class Machine:
         self.kernel = kernel = Kernel(config.name, world, config.cpus, config.patches, config.fixes)
         build = self.build
         # memory, from the ground
-        allocator = NumaPageAllocator if config.nodes > 1 else PageAllocator
-        self.page_alloc = build(allocator, kernel, config.mem, arch=config.arch, topo=topology(config.nodes, config.cpus))
+        self.page_alloc = build(PageAllocator, kernel, config.mem, arch=config.arch)
         self.vmstat = self.page_alloc.vmstat
         self.slub = build(Slub, kernel, self.page_alloc)
         node_cache = self.slub.kmem_cache_create("radix_tree_node", NODE_SIZE)
@@ -127,7 +117,6 @@ class Machine:
             lambda address, slub=self.slub: slub.kmem_cache_free(node_cache, address),
         )
         self.reserves = build(Reserves, kernel, self.page_alloc, self.slub, config.constant_pages)
-        self.selinux: Selinux | None = build(Selinux, kernel, self.slub) if config.selinux else None
         # pages that can be reclaimed
         self.congestion = build(Congestion, kernel)
         self.lru = build(Lru, self.page_alloc)
@@ -135,6 +124,9 @@ class Machine:
         self.swapfile = build(Swapfile, kernel, self.filemap)
         self.swap_state = build(SwapState, kernel, self.filemap, self.swapfile, self.congestion)
         self.page_io = build(PageIo, kernel, self.swapfile, self.filemap, self.swap_state)
+        # disks
+        self.bios = build(Bios, kernel, self.slub)
+        self.disks: dict[str, Disk] = {}
         # processes
         self.shadow = build(Shadow, kernel, self.vmstat)
         self.memory = build(Memory, kernel, self.swap_state, self.swapfile, self.shadow)
@@ -149,8 +141,7 @@ class Machine:
 
     def build(self, cls: type[T], *args: Any, **kwargs: Any) -> T:
         """Make a subsystem of this machine: of its class, or of the class with the configured mixin before it."""
-        overrides = self.config.overrides
-        mixin = next((overrides[base] for base in cls.__mro__ if base in overrides), None)
+        mixin = self.config.overrides.get(cls)
         made = cls if mixin is None else type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})
         part: T = made(*args, **kwargs)
         return part
@@ -161,6 +152,26 @@ class Machine:
         self.reclaim.oom = self.oom
         self.swap_state.swapper_space.a_ops = self.page_io
         self.swap_state.swap_readpage = self.page_io.swap_readpage
+        self.page_io.bios = self.bios
+
+    def add_disk(self, name: str, size: int, *, latency_ns: int = LATENCY_NS, bandwidth: int = BANDWIDTH) -> Disk:
+        """Plug a disk in.
+
+        :param name: as in /dev: "sda".
+        :param size: bytes, whole pages.
+        :param latency_ns: seek and rotation. ``bandwidth``: bytes per second.
+        """
+        if name in self.disks:
+            raise ConfigError(f"there is a disk {name} already")
+        backing = BackingDev(self.congestion, name)
+        disk = self.build(Disk, self.bios, self.filemap, backing, size=size, latency_ns=latency_ns, bandwidth=bandwidth)
+        self.disks[name] = disk
+        return disk
+
+    def remove_disk(self, disk: Disk) -> None:
+        """Pull a disk that nobody uses any more; it may take until the last write is done."""
+        disk.remove()
+        del self.disks[disk.name]
 
     def check(self) -> None:
         """Assert the invariants of every subsystem."""

@@ -5,13 +5,17 @@ Interface
       ``swap_readpage(file, page)``, ``swap_sync_page(page)``, ``swap_set_page_dirty(page)``.
 
 Rules of this file
-    * An area on a block device gets a bio; this file sets PG_writeback, unlocks, and ends the I/O.
+    * An area on a block device gets a bio of one page, which may have to be waited for; this file sets PG_writeback, unlocks, and
+      ends the I/O. Bios for writes are asked for with GFP_NOIO, bios for reads with GFP_KERNEL: who reads is no reclaimer.
+    * The block path finds an entry's area itself, as the base did. Only what patch 25 adds asks page_swap_info(), patch 24's.
     * An area with SWP_FILE gets its file system's ->writepage or ->readpage: that one sets PG_writeback, unlocks, and ends the I/O.
       Only a return of 0 counts as a page swapped.
     * A write error on a block device dirties the page again, and so keeps it. What a file system's error does is its own affair.
 """
 
 from __future__ import annotations
+
+from typing import Any, Final, Protocol
 
 from kemu.errors import KernelBug
 from kemu.kernel import costs
@@ -21,11 +25,41 @@ from kemu.kernel.history import PAGE_IN, PAGE_OUT
 from kemu.mm.address_space import AddressSpace, File, WritebackControl
 from kemu.mm.backing_dev import READ, WRITE
 from kemu.mm.filemap import Filemap
-from kemu.mm.gfp import GFP_KERNEL, GFP_NOIO, gfp_t
-from kemu.mm.page import Page, PG_error, PG_locked, PG_reclaim, PG_uptodate
-from kemu.mm.swap_info import SWP_FILE, EndIo, SwapAreas, SwapInfo
+from kemu.mm.gfp import GFP_KERNEL, GFP_NOIO, PAGE_SHIFT, gfp_t
+from kemu.mm.page import Page, PG_error, PG_locked, PG_reclaim, PG_swapcache, PG_uptodate
+from kemu.mm.swap_info import SWP_FILE, SwapAreas, SwapInfo
 from kemu.mm.swap_state import SwapState
 from kemu.mm.swapops import SWP_OFFSET_MASK
+
+SECTORS_PER_PAGE_SHIFT: Final = PAGE_SHIFT - 9
+
+
+class SwapBio(Protocol):
+    """What this file sees of a bio (kemu/block/bio.py stands above the memory manager)."""
+
+    bi_bdev: Any
+    bi_sector: int
+    bi_end_io: Any
+
+    @property
+    def bi_io_vec(self) -> list[tuple[Page, int, int]]:
+        """The pages: (page, offset, length)."""
+
+    def add_page(self, page: Page) -> int:
+        """Append a whole page."""
+
+
+class BlockLayer(Protocol):
+    """Who has bios."""
+
+    def bio_alloc(self, gfp: gfp_t, nr_vecs: int) -> Any:
+        """Return a bio, or None."""
+
+    def bio_put(self, bio: Any) -> None:
+        """Free it."""
+
+    def submit_bio(self, rw: int, bio: Any) -> None:
+        """Send it to its device."""
 
 
 class PageIo:
@@ -33,6 +67,7 @@ class PageIo:
 
     :param areas: knows the area of a page.
     :param swap_state: gets its methods here.
+    :ivar bios: handed over by the machine; None where there is no block layer.
     """
 
     swapfile = None  # nobody swaps to the swapper's own address space
@@ -45,6 +80,7 @@ class PageIo:
         self.filemap = filemap
         self.swap_state = swap_state
         self.vmstat = filemap.vmstat
+        self.bios: BlockLayer | None = None
         self._history = kernel.history
         swap_state.swapper_space.a_ops = self
         swap_state.swap_readpage = self.swap_readpage
@@ -56,28 +92,30 @@ class PageIo:
         if self.swap_state.remove_exclusive_swap_page(page):
             self.filemap.unlock_page(page)
             return 0
-        sis = self.areas.page_swap_info(page)
-        if self.patched.swap_file_aops and sis.flags & SWP_FILE:  # [p25]
-            entry = page.private
-            error = self._file_of(sis).a_ops.writepage(page, wbc)
-            if not error:
-                self._count(PAGE_OUT, entry)
-            return error
-        return self._write_to_device(page, sis)
+        if self.patched.swap_file_aops:  # [p25]
+            sis = self.areas.page_swap_info(page)
+            if sis.flags & SWP_FILE:
+                entry = page.private
+                error = self._file_of(sis).a_ops.writepage(page, wbc)
+                if not error:
+                    self._count(PAGE_OUT, entry)
+                return error
+        return self._write_to_device(page)
 
     def swap_readpage(self, file: File | None, page: Page) -> int:
         """Fill a locked swap cache page from its slot; it is unlocked when its contents are there."""
         if not page.flags & PG_locked:
             raise KernelBug("swap_readpage() of a page that is not locked", state=page)
         page.flags &= ~PG_uptodate
-        sis = self.areas.page_swap_info(page)
-        if self.patched.swap_file_aops and sis.flags & SWP_FILE:  # [p25]
-            entry = page.private
-            error = self._file_of(sis).a_ops.readpage(sis.swap_file, page)
-            if not error:
-                self._count(PAGE_IN, entry)
-            return error
-        return self._read_from_device(page, sis)
+        if self.patched.swap_file_aops:  # [p25]
+            sis = self.areas.page_swap_info(page)
+            if sis.flags & SWP_FILE:
+                entry = page.private
+                error = self._file_of(sis).a_ops.readpage(sis.swap_file, page)
+                if not error:
+                    self._count(PAGE_IN, entry)
+                return error
+        return self._read_from_device(page)
 
     def swap_sync_page(self, page: Page) -> None:
         """Hurry, somebody waits for the page: patch 25 tells the swap file's file system, the base its block device."""
@@ -85,6 +123,11 @@ class PageIo:
             sis = self.areas.page_swap_info(page)
             if sis.flags & SWP_FILE:
                 self._file_of(sis).a_ops.sync_page(page)
+                return
+        if page.flags & PG_swapcache:
+            bdev = self.areas.get_swap_info_struct(page.private).bdev
+            if bdev is not None:
+                bdev.unplug()
 
     def swap_set_page_dirty(self, page: Page) -> bool:
         """Dirty a swap cache page: patch 25 asks the swap file's file system, which may keep more than the bit."""
@@ -118,51 +161,72 @@ class PageIo:
 
     # -- block devices ---------------------------------------------------------------------------------------------------------
 
-    def _write_to_device(self, page: Page, sis: SwapInfo) -> int:
+    def _write_to_device(self, page: Page) -> int:
         """Write by a bio; without memory for one the page stays dirty (swap_writepage(), the base's half)."""
         self.sched.spend(costs.PAGEOUT)
-        self.filemap.set_page_writeback(page)
-        if not self._submit(WRITE, page, sis, self._end_swap_bio_write, GFP_NOIO):
+        bio = self._get_swap_bio(GFP_NOIO, page)
+        if bio is None:
             self.filemap.set_page_dirty(page)
-            page.flags &= ~PG_reclaim
-            self.filemap.end_page_writeback(page)
             self.filemap.unlock_page(page)
             return -ENOMEM
+        bio.bi_end_io = self._end_swap_bio_write
         self._count(PAGE_OUT, page.private)
+        self.filemap.set_page_writeback(page)
         self.filemap.unlock_page(page)
+        self._submit(WRITE, bio)
         return 0
 
-    def _read_from_device(self, page: Page, sis: SwapInfo) -> int:
+    def _read_from_device(self, page: Page) -> int:
         """Read by a bio (swap_readpage(), the base's half)."""
-        entry = page.private
-        if not self._submit(READ, page, sis, self._end_swap_bio_read, GFP_KERNEL):
+        bio = self._get_swap_bio(GFP_KERNEL, page)
+        if bio is None:
             self.filemap.unlock_page(page)
             return -ENOMEM
-        self._count(PAGE_IN, entry)
+        bio.bi_end_io = self._end_swap_bio_read
+        self._count(PAGE_IN, page.private)
+        self._submit(READ, bio)
         return 0
 
-    def _submit(self, rw: int, page: Page, sis: SwapInfo, end_io: EndIo, gfp: gfp_t) -> bool:
-        """Hand a page to the area's device (get_swap_bio(), submit_bio())."""
-        if sis.bdev is None:
+    def _get_swap_bio(self, gfp: gfp_t, page: Page) -> SwapBio | None:
+        """Return a bio that carries a page to or from its slot (get_swap_bio())."""
+        sis = self.areas.get_swap_info_struct(page.private)
+        if sis.bdev is None or self.bios is None:
             raise KernelBug(
                 "unable to handle kernel NULL pointer dereference: bio->bi_bdev of a swap area without a device", state=sis
             )
-        return sis.bdev.submit_page(rw, page, sis.map_swap_page(page.private & SWP_OFFSET_MASK), end_io, gfp)
+        bio: SwapBio | None = self.bios.bio_alloc(gfp, 1)
+        if bio is not None:
+            bio.bi_bdev = sis.bdev
+            bio.bi_sector = sis.map_swap_page(page.private & SWP_OFFSET_MASK) << SECTORS_PER_PAGE_SHIFT
+            bio.add_page(page)
+        return bio
 
-    def _end_swap_bio_write(self, page: Page, error: int) -> None:
+    def _submit(self, rw: int, bio: SwapBio) -> None:
+        assert self.bios is not None
+        self.bios.submit_bio(rw, bio)
+
+    def _end_swap_bio_write(self, bio: SwapBio, error: int) -> None:
         """End a write; one that failed leaves the page dirty, so that reclaim does not free the only copy."""
+        page = bio.bi_io_vec[0][0]
         if error:
             page.flags |= PG_error
             self.filemap.set_page_dirty(page)
+            self.kernel.printk(f"Write-error on swap-device ({bio.bi_bdev.name}:{bio.bi_sector})", level="alert")
             page.flags &= ~PG_reclaim
-            self.kernel.printk(f"Write-error on swap-device (slot {page.private & SWP_OFFSET_MASK})", level="alert")
         self.filemap.end_page_writeback(page)
+        self._put(bio)
 
-    def _end_swap_bio_read(self, page: Page, error: int) -> None:
+    def _end_swap_bio_read(self, bio: SwapBio, error: int) -> None:
         """End a read; a page that could not be read stays not uptodate, and who faulted gets SIGBUS."""
+        page = bio.bi_io_vec[0][0]
         if error:
             page.flags = page.flags & ~PG_uptodate | PG_error
-            self.kernel.printk(f"Read-error on swap-device (slot {page.private & SWP_OFFSET_MASK})", level="alert")
+            self.kernel.printk(f"Read-error on swap-device ({bio.bi_bdev.name}:{bio.bi_sector})", level="alert")
         else:
             page.flags |= PG_uptodate
         self.filemap.unlock_page(page)
+        self._put(bio)
+
+    def _put(self, bio: SwapBio) -> None:
+        assert self.bios is not None
+        self.bios.bio_put(bio)

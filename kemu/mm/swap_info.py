@@ -15,7 +15,7 @@ Rules of this file
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import attrs
@@ -23,7 +23,7 @@ import attrs
 from kemu.errors import KernelBug
 from kemu.kernel.core import Kernel
 from kemu.mm.address_space import AddressSpace, File
-from kemu.mm.gfp import PAGE_SHIFT, gfp_t
+from kemu.mm.gfp import PAGE_SHIFT
 from kemu.mm.page import Page, PG_swapcache
 from kemu.mm.swap_map import SWAP_MAP_BAD, SwapMap
 from kemu.mm.swapops import SWP_OFFSET_MASK, SWP_TYPE_SHIFT, swp_entry_t
@@ -35,14 +35,12 @@ SWP_FILE: Final = 4  # [p25] added
 
 PAGE_CLUSTER: Final = 3  # swap-in reads 2**3 slots at once
 
-EndIo = Callable[[Page, int], None]
-
 
 class SwapDevice(Protocol):
-    """A block device that an area lies on. ``sector`` counts pages from the device's start."""
+    """A block device that an area lies on."""
 
-    def submit_page(self, rw: int, page: Page, sector: int, end_io: EndIo, gfp: gfp_t) -> bool:
-        """Start an I/O; call ``end_io(page, 0 or -errno)`` later, from any context. False: no memory for a bio."""
+    def unplug(self) -> None:
+        """Start what waits for company: somebody waits for a page."""
 
 
 @attrs.define(eq=False)
@@ -190,6 +188,10 @@ class SwapAreas:
     def vm_swap_full(self) -> bool:
         """Tell whether more than half of the slots are in use, so that a page which came back should give up its slot."""
         return self.nr_swap_pages * 2 < self.total_swap_pages
+
+    def get_swap_info_struct(self, entry: swp_entry_t) -> SwapInfo:
+        """Return the area of an entry, as the block path looks it up: base code, which needs no patch 24."""
+        return self._lookup(entry)
 
     # -- which area, which file --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kemu.block.bio import Bios
+from kemu.block.disk import Disk
 from kemu.fixes import FixSet
 from kemu.kernel.core import Kernel
 from kemu.kernel.errno import EIO
@@ -32,50 +34,36 @@ MIB = 1 << 20
 PAGE = 4096
 
 
-class RamDisk:
-    """A block device that keeps its pages in a dictionary and completes an I/O after a while, in a hard interrupt."""
+class RamDisk(Disk):
+    """A disk without seeks, whose writes can be made to fail one by one; with no bios, who asks for one gets none."""
 
-    def __init__(self, kernel: Kernel, latency_ns: int = 100_000) -> None:
-        self.kernel = kernel
-        self.latency_ns = latency_ns
-        self.blocks: dict[int, bytes] = {}
+    def __init__(self, ground: Swap, pages: int = 1 << 20, latency_ns: int = 100_000) -> None:
+        name = f"ram{len(ground.bios.disks)}"
+        backing = BackingDev(ground.congestion, name)
+        super().__init__(ground.bios, ground.filemap, backing, size=pages * PAGE, latency_ns=latency_ns, bandwidth=10**12)
         self.fail_writes = 0
-        self.no_bios = 0
-        self.held: list[tuple] | None = None  # a list: completions are kept back in it
 
-    def submit_page(self, rw, page, sector, end_io, gfp):
+    def _transfer(self, rw, bio):
+        if rw == WRITE and self.fail_writes:
+            self.fail_writes -= 1
+            return -EIO
+        return super()._transfer(rw, bio)
+
+
+class ScarceBios(Bios):
+    """A block layer that can run out of bios: GFP_NOIO would wait, and the kernel's NULL check would never be seen."""
+
+    no_bios = 0
+
+    def bio_alloc(self, gfp, nr_vecs):
         if self.no_bios:
             self.no_bios -= 1
-            return False
-        if self.held is not None:
-            self.held.append((rw, page, sector, end_io))
-        else:
-            cpu = self.kernel.sched.cpu
-            cpu.post(cpu.now + self.latency_ns, self._done, (rw, page, sector, end_io))
-        return True
-
-    def release(self) -> None:
-        """Complete what was kept back, and keep nothing back any more."""
-        held, self.held = self.held or [], None
-        for io in held:
-            self._done(io)
-
-    def _done(self, io):
-        rw, page, sector, end_io = io
-        error = 0
-        if rw == WRITE:
-            if self.fail_writes:
-                self.fail_writes -= 1
-                error = -EIO
-            else:
-                self.blocks[sector] = page.contents
-        else:
-            page.contents = self.blocks.get(sector, ZERO_PAGE)
-        end_io(page, error)
+            return None
+        return super().bio_alloc(gfp, nr_vecs)
 
 
 class DiskOps:
-    """The a_ops of the block device's own address space, or of a file on it whose blocks begin at ``first``."""
+    """The a_ops of a file on a disk whose blocks begin at ``first``; it reads and writes at once, past the disk."""
 
     swapfile = None
 
@@ -240,6 +228,7 @@ class Swap:
         self.swapfile = Swapfile(kernel, self.filemap)
         self.swap_state = SwapState(kernel, self.filemap, self.swapfile, self.congestion)
         self.page_io = PageIo(kernel, self.swapfile, self.filemap, self.swap_state)
+        self.bios = self.page_io.bios = ScarceBios(kernel, self.slub)
         self.shadow = Shadow(kernel, self.vmstat)
         self.memory = Memory(kernel, self.swap_state, self.swapfile, self.shadow)
         self.processes = Processes(kernel, self.memory)
@@ -258,15 +247,13 @@ class Swap:
 
     def disk_area(self, pages: int, latency_ns: int = 100_000) -> tuple[File, RamDisk]:
         """Return a formatted block device."""
-        disk = RamDisk(self.kernel, latency_ns)
+        disk = RamDisk(self, pages, latency_ns)
         disk.blocks[0] = mkswap_header(pages)
-        inode = Inode(ino=self._ino, size=pages * PAGE, is_block=True, i_bdev=disk)
-        self._ino += 1
-        return File(inode, AddressSpace(inode, DiskOps(disk, self), BackingDev(self.congestion, "ram"))), disk
+        return disk.open(), disk
 
     def file_area(self, pages: int, first: int = 1000, hole: int | None = None) -> tuple[File, RamDisk]:
         """Return a formatted file on a disk, from block ``first`` on."""
-        disk = RamDisk(self.kernel)
+        disk = RamDisk(self)
         disk.blocks[first] = mkswap_header(pages)
         inode = Inode(ino=self._ino, size=pages * PAGE, i_bdev=disk)
         self._ino += 1
@@ -319,7 +306,7 @@ class Swap:
 
     def check(self) -> None:
         """Assert every invariant."""
-        for part in (self.kernel, self.pa, self.slub, self.lru, self.swapfile, self.swap_state, self.memory):
+        for part in (self.kernel, self.pa, self.slub, self.lru, self.swapfile, self.swap_state, self.memory, self.bios):
             part.check()
 
 

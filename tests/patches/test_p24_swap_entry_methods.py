@@ -53,16 +53,51 @@ def test_off_the_first_area_answers_for_all():
         assert {ground.swapfile.page_swap_info(page).type for page in pages} == {0}
 
 
-def test_off_pages_of_the_second_area_come_back_from_the_wrong_device():
+def swap_to_net_and_disk(ground):
+    """Swap four pages out to a file without blocks and a disk, in turns; return both."""
+    net_file, net = ground.net_area(60)
+    disk_file, disk = ground.disk_area(60)
+    for file in (net_file, disk_file):
+        assert ground.swapfile.swapon(file, priority=1) == 0
+    ground.process(8)
+    for vpn in range(4):
+        ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
+        ground.swap_out(vpn)
+    return net, disk
+
+
+def test_on_a_disk_and_a_file_without_blocks_each_get_their_own_pages():
+    with swap_ground(kswapd=False) as ground:
+        net, disk = swap_to_net_and_disk(ground)
+        entries = [ground.task.mm.ptes[vpn].entry for vpn in range(4)]
+        assert {swp_type(entry) for entry in entries} == {0, 1}
+        for vpn, entry in enumerate(entries):
+            assert (net, disk)[swp_type(entry)].blocks[swp_offset(entry)] == page_bytes(vpn)
+        assert len(net.blocks) == len(disk.blocks) == 3  # the header and two pages
+        assert [ground.memory.read_page(ground.task, vpn) for vpn in range(4)] == [page_bytes(vpn) for vpn in range(4)]
+
+
+def test_off_the_disks_pages_go_to_the_first_area_and_over_its_own():
     with swap_ground(patches="all,-24", kswapd=False) as ground:
-        for _ in range(2):
-            ground.swapfile.swapon(ground.disk_area(60)[0], priority=1)
+        _, disk = swap_to_net_and_disk(ground)
+        assert len(disk.blocks) == 1  # its header: nothing ever came
+        assert ground.memory.read_page(ground.task, 0) != page_bytes(0)
+        assert ground.judge.outcome == "data_loss"
+
+
+@pytest.mark.parametrize("patches", ["all,-24", "none"])
+def test_off_two_disks_are_told_apart_as_ever(patches):
+    """Invariant c: the block path looks entries up itself, and needs no helper."""
+    with swap_ground(patches=patches, kswapd=False) as ground:
+        disks = [ground.disk_area(60) for _ in range(2)]
+        for file, _ in disks:
+            ground.swapfile.swapon(file, priority=1)
         ground.process(8)
         for vpn in range(4):
             ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
             ground.swap_out(vpn)
-        assert ground.memory.read_page(ground.task, 0) != page_bytes(0)
-        assert ground.judge.outcome == "data_loss"
+        assert [len(disk.blocks) for _, disk in disks] == [3, 3]
+        assert [ground.memory.read_page(ground.task, vpn) for vpn in range(4)] == [page_bytes(vpn) for vpn in range(4)]
 
 
 def test_a_page_outside_the_swap_cache_fails_loudly():

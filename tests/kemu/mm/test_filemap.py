@@ -26,7 +26,7 @@ def page(ground):
 
 @pytest.fixture
 def mapping(ground):
-    disk = RamDisk(ground.kernel)
+    disk = RamDisk(ground)
     disk.blocks.update({i: page_bytes(i) for i in range(20)})
     inode = Inode(ino=1, size=20 * 4096)
     return AddressSpace(inode, DiskOps(disk, ground), BackingDev(ground.congestion, "disk"))

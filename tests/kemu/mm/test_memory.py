@@ -90,7 +90,7 @@ def test_when_swap_is_half_full_a_page_gives_up_its_slot(ground):
 
 
 def test_a_page_may_be_written_while_it_is_on_its_way_out(ground):
-    ground.disk.held = []
+    ground.disk.stall()
     ground.memory.write_page(ground.task, 0, page_bytes(0))
     page = ground.mm.ptes[0]
     ground.isolate(page)
@@ -100,7 +100,7 @@ def test_a_page_may_be_written_while_it_is_on_its_way_out(ground):
     ground.reclaim._put_back([page])
     ground.memory.write_page(ground.task, 0, page_bytes(0, 1))
     assert ground.mm.ptes[0] is page
-    ground.disk.release()
+    ground.disk.resume()
     assert ground.swap_out(0)
     assert ground.memory.read_page(ground.task, 0) == page_bytes(0, 1)
     assert ground.judge.outcome is None
@@ -137,7 +137,7 @@ def test_exit_frees_pages_slots_and_cache(ground):
 
 
 def test_a_page_on_its_way_out_outlives_its_process_and_goes_later(ground):
-    ground.disk.held = []
+    ground.disk.stall()
     ground.memory.write_page(ground.task, 0, page_bytes(0))
     page = ground.mm.ptes[0]
     ground.isolate(page)
@@ -146,7 +146,8 @@ def test_a_page_on_its_way_out_outlives_its_process_and_goes_later(ground):
     ground.reclaim._put_back([page])
     ground.memory.exit_mmap(ground.task)
     assert page.count == 1 and page.flags & PG_swapcache
-    ground.disk.release()
+    ground.disk.resume()
+    ground.filemap.wait_on_page_writeback(page)
     ground.isolate(page)
     assert ground.reclaim.shrink_list.shrink_page_list([page], ground.scan_control()) == (1, [])
     assert ground.swapfile.nr_swap_pages == ground.swapfile.total_swap_pages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kemu.errors import KernelBug
-from kemu.kernel.errno import EIO, ENOMEM
+from kemu.kernel.errno import ENOMEM
 from kemu.mm.address_space import WritebackControl
 from kemu.mm.memory import VM_FAULT_SIGBUS
 from kemu.mm.page import PG_dirty, PG_locked, PG_swapcache, PG_uptodate, PG_writeback
@@ -65,7 +65,7 @@ def test_a_failed_write_keeps_the_page_dirty(ground):
 
 def test_without_a_bio_the_page_stays_dirty(ground):
     page = in_swap_cache(ground)
-    ground.disk.no_bios = 1
+    ground.bios.no_bios = 1
     assert ground.page_io.swap_writepage(page, WBC) == -ENOMEM
     assert page.flags & PG_dirty and not page.flags & (PG_writeback | PG_locked)
     assert ground.vmstat.pswpout == 0 == ground.vmstat.nr_writeback
@@ -88,14 +88,11 @@ def test_reading_without_the_lock_is_an_oops(ground):
         ground.page_io.swap_readpage(None, page)
 
 
-def test_a_failed_read_is_sigbus(ground, monkeypatch):
+def test_a_failed_read_is_sigbus(ground):
     ground.memory.write_page(ground.task, 0, page_bytes(0))
     ground.swap_out(0)
 
-    def fail(io):
-        io[3](io[1], -EIO)
-
-    monkeypatch.setattr(ground.disk, "_done", fail)
+    ground.disk.fail(8, 8)  # slot 1
     assert ground.memory.write_page(ground.task, 0, page_bytes(1)) == VM_FAULT_SIGBUS
     assert ground.memory.read_page(ground.task, 0) is None
     assert "Read-error" in ground.kernel.printk.buffer[-1][2]
@@ -104,7 +101,7 @@ def test_a_failed_read_is_sigbus(ground, monkeypatch):
 def test_a_read_without_a_bio_is_refused(ground):
     ground.memory.write_page(ground.task, 0, page_bytes(0))
     entry = ground.swap_out(0)
-    ground.disk.no_bios = 1
+    ground.bios.no_bios = 1
     page = ground.swap_state.read_swap_cache_async(entry)
     assert not page.flags & (PG_locked | PG_uptodate)
     assert ground.vmstat.pswpin == 0

@@ -78,7 +78,7 @@ def test_no_oom_kill_while_kswapd_sleeps_in_the_throttle():
     with swap_ground(mem=4 * MIB) as ground:
         area, disk = ground.disk_area(4000)
         ground.swapfile.swapon(area)
-        disk.held = []  # the server is away
+        disk.stall()  # the server is away
         from swap_ground import Touch
 
         task = ground.processes.spawn("hog", Touch(2000), uid=1)
@@ -88,7 +88,7 @@ def test_no_oom_kill_while_kswapd_sleeps_in_the_throttle():
         assert kswapd.pid in ground.reclaim.writeout.sleepers
         assert ground.vmstat.oom_kills == 0
         assert task.exit_code is None
-        disk.release()
+        disk.resume()
         ground.judge.release("server away")
         ground.run(task)
         assert task.exit_code == 0

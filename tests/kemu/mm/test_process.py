@@ -98,7 +98,7 @@ def test_twice_the_memory_swaps_to_a_ram_disk_and_every_page_verifies(vehicle_cp
         ground.check()
         assert ground.swapfile.swapoff(area) == 0
         assert ground.swapfile.nr_swap_pages == 0 == ground.swapfile.total_swap_pages
-        ground.filemap.truncate_inode_pages(area.f_mapping)
+        disk.remove()
         ground.nodes.drain()
         assert ground.pa.allocated_pages() - before <= 4
         ground.check()

@@ -71,11 +71,7 @@ def test_an_anonymous_page_takes_two_looks_to_go(ground):
 
 
 def test_a_write_that_is_over_at_once_frees_the_page_in_one_look(ground):
-    def submit(rw, page, sector, end_io, _gfp):
-        ground.disk._done((rw, page, sector, end_io))
-        return True
-
-    ground.disk.submit_page = submit
+    ground.disk.submit_bio = lambda bio: ground.bios.bio_endio(bio, 0)
     assert shrink(ground, anon(ground)) == (1, [])
 
 

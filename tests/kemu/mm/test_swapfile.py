@@ -178,6 +178,7 @@ def test_swapoff_brings_everything_back_and_restores_the_counters(ground):
     ground.check()
     ground.memory.exit_mmap(ground.task)
     ground.filemap.truncate_inode_pages(area.f_mapping)
+    disk.remove()
     ground.nodes.drain()
     assert ground.pa.allocated_pages() - before <= 2, "an empty slab may rest on its CPU"
     assert ground.judge.outcome is None
