@@ -32,6 +32,8 @@ from kemu.mm.backing_dev import BackingDev, Congestion
 from kemu.mm.filemap import Filemap
 from kemu.mm.lru import Lru
 from kemu.mm.memory import Memory
+from kemu.mm.nodes import MAX_NUMNODES, topology
+from kemu.mm.numa import NumaPageAllocator
 from kemu.mm.oom_kill import OomKiller
 from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.page_io import PageIo
@@ -43,6 +45,7 @@ from kemu.mm.swap_state import SwapState
 from kemu.mm.swapfile import Swapfile
 from kemu.mm.vmscan import Reclaim
 from kemu.patches import PatchSet
+from kemu.security.selinux import Selinux
 
 T = TypeVar("T")
 
@@ -67,7 +70,9 @@ class MachineConfig:
     :param patches: a PatchSet, or the text of one ("all,-20").
     :param fixes: a FixSet, or the text of one ("none").
     :param arch: the zone layout, x86_64 or i386.
+    :param nodes: memory is split evenly over so many nodes, and CPUs in contiguous blocks.
     :param constant_pages: the emergency pool that is set by hand where patch 11, which would size it, is off.
+    :param selinux: boot with SELinux, which then judges every packet that a socket gets.
     :param overrides: subsystem class -> a mixin that stands before it, for one's own patch.
     """
 
@@ -78,8 +83,10 @@ class MachineConfig:
     fixes: FixSet = attrs.field(factory=FixSet.all, converter=_fixes)
     seed: int = 0
     arch: str = "x86_64"
+    nodes: int = 1
     vehicle: str | None = None
     constant_pages: int = 0
+    selinux: bool = False
     overrides: Mapping[type[Any], type[Any]] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
@@ -88,6 +95,10 @@ class MachineConfig:
             raise ConfigError(f"mem {self.mem} cannot be used; it is a multiple of 4096 from {MIN_MEM} to {MAX_MEM} bytes")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ConfigError(f"cpus {self.cpus} cannot be used; it goes from 1 to {MAX_CPUS}")
+        if not 1 <= self.nodes <= MAX_NUMNODES or self.mem // self.nodes < MIN_MEM:
+            raise ConfigError(
+                f"nodes {self.nodes} cannot be used; it goes from 1 to {MAX_NUMNODES}, with at least {MIN_MEM} bytes of mem each"
+            )
         if self.arch not in ("x86_64", "i386"):
             raise ConfigError(f"arch {self.arch!r} is unknown; there are x86_64 and i386")
 
@@ -106,7 +117,8 @@ class Machine:
         self.kernel = kernel = Kernel(config.name, world, config.cpus, config.patches, config.fixes)
         build = self.build
         # memory, from the ground
-        self.page_alloc = build(PageAllocator, kernel, config.mem, arch=config.arch)
+        allocator = NumaPageAllocator if config.nodes > 1 else PageAllocator
+        self.page_alloc = build(allocator, kernel, config.mem, arch=config.arch, topo=topology(config.nodes, config.cpus))
         self.vmstat = self.page_alloc.vmstat
         self.slub = build(Slub, kernel, self.page_alloc)
         node_cache = self.slub.kmem_cache_create("radix_tree_node", NODE_SIZE)
@@ -117,6 +129,7 @@ class Machine:
             lambda address, slub=self.slub: slub.kmem_cache_free(node_cache, address),
         )
         self.reserves = build(Reserves, kernel, self.page_alloc, self.slub, config.constant_pages)
+        self.selinux: Selinux | None = build(Selinux, kernel, self.slub) if config.selinux else None
         # pages that can be reclaimed
         self.congestion = build(Congestion, kernel)
         self.lru = build(Lru, self.page_alloc)
@@ -141,7 +154,8 @@ class Machine:
 
     def build(self, cls: type[T], *args: Any, **kwargs: Any) -> T:
         """Make a subsystem of this machine: of its class, or of the class with the configured mixin before it."""
-        mixin = self.config.overrides.get(cls)
+        overrides = self.config.overrides
+        mixin = next((overrides[base] for base in cls.__mro__ if base in overrides), None)
         made = cls if mixin is None else type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})
         part: T = made(*args, **kwargs)
         return part
