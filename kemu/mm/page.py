@@ -8,9 +8,14 @@ Interface
 
 Rules of this file
     * Fields that are one C union are one slot: words A, C and D below. What one user leaves there, the next one reads.
-    * ``mapcount`` counts from 0 where C's ``_mapcount`` counts from -1.
+    * ``private`` and ``mapping`` are one union with SLUB's ``slab`` and a tail's ``first_page``. These two stand on ``mapping``
+      here, so that a page that comes back with one of them is found out; in C they lie on ``private``, the other half.
+    * ``mapcount`` counts from 0 where C's ``_mapcount`` counts from -1; so does ``inuse`` in the same slot.
+    * ``reserve`` is an int, so on a 64-bit machine it overwrites half of ``index`` only. The half that stays is 0 in every index
+      below 2**32 pages; here the whole slot is written.
     * Page and its functions carry no patch guards.
-    * Left out: zone and node bits in ``flags`` (``page.zone`` is a pointer), virtual addresses of highmem pages.
+    * Left out: zone and node bits in ``flags`` (``page.zone`` is a pointer), virtual addresses of highmem pages, the page table
+      lock on word B, the order on word B of a free block (the free lists know it).
 """
 
 from __future__ import annotations
@@ -35,13 +40,19 @@ PG_dirty: Final = 1 << 4
 PG_lru: Final = 1 << 5
 PG_active: Final = 1 << 6
 PG_slab: Final = 1 << 7
+PG_owner_priv_1: Final = 1 << 8
+PG_checked: Final = PG_owner_priv_1  # file systems
+PG_arch_1: Final = 1 << 9
+PG_reserved: Final = 1 << 10
 PG_private: Final = 1 << 11
 PG_writeback: Final = 1 << 12
 PG_compound: Final = 1 << 14
 PG_swapcache: Final = 1 << 15
 PG_mappedtodisk: Final = 1 << 16
 PG_reclaim: Final = 1 << 17
+PG_readahead: Final = PG_reclaim  # of pages that are read; PG_reclaim is of pages that are written
 PG_buddy: Final = 1 << 19
+PG_uncached: Final = 1 << 31  # 64-bit machines only
 
 PG_tail: Final = PG_compound | PG_reclaim  # the kernel's PG_head_tail_mask: a tail of a compound page has both
 
@@ -54,6 +65,9 @@ _FLAG_NAMES: Final[dict[int, str]] = {
     PG_lru: "lru",
     PG_active: "active",
     PG_slab: "slab",
+    PG_owner_priv_1: "owner_priv_1",
+    PG_arch_1: "arch_1",
+    PG_reserved: "reserved",
     PG_private: "private",
     PG_writeback: "writeback",
     PG_compound: "compound",
@@ -61,7 +75,20 @@ _FLAG_NAMES: Final[dict[int, str]] = {
     PG_mappedtodisk: "mappedtodisk",
     PG_reclaim: "reclaim",
     PG_buddy: "buddy",
+    PG_uncached: "uncached",
 }
+
+
+def _member(slot: str, doc: str) -> property:
+    """Make a member of a union: another name for a slot."""
+
+    def read(page: Page) -> Any:
+        return getattr(page, slot)
+
+    def write(page: Page, value: object) -> None:
+        setattr(page, slot, value)
+
+    return property(read, write, doc=doc)
 
 
 class Page:
@@ -72,7 +99,7 @@ class Page:
     :ivar private: word B: whatever PG_private or PG_swapcache say (a swap entry's value).
     :ivar mapping: word C: the address space or AnonVma | SLUB ``slab`` | ``first_page`` of a compound tail.
     :ivar word_d: word D, one slot: ``index`` | SLUB ``freelist`` | ``reserve`` (patch 02) | ``frag_count`` (patch 19).
-    :ivar order: order of a compound page, in its head.
+    :ivar order: order of a block of more than one page, in its head.
     :ivar contents: the bytes of a user page, immutable, replaced on write; None where nobody looks at them.
     :ivar lru: the LRU list that holds the page, or None.
     """
@@ -97,17 +124,14 @@ class Page:
         """The virtual address of the frame (page_address())."""
         return PAGE_OFFSET + (self.pfn << PAGE_SHIFT)
 
-    def _read_word_d(self) -> object:
-        return self.word_d
-
-    def _write_word_d(self, value: object) -> None:
-        self.word_d = value
-
-    # The members of union word D. Hot code says word_d.
-    index = property(_read_word_d, _write_word_d, doc="Offset in the mapping; virtual linear index of an anonymous page.")
-    freelist = property(_read_word_d, _write_word_d, doc="SLUB: free objects of a slab page.")
-    reserve = property(_read_word_d, _write_word_d, doc="Patch 02: true if the page was handed out without watermarks.")
-    frag_count = property(_read_word_d, _write_word_d, doc="Patch 19: charged fragments that live in the page.")
+    # The other members of the unions. Hot code says mapcount, mapping and word_d.
+    inuse = _member("mapcount", "SLUB: objects in use, on word A.")
+    slab = _member("mapping", "SLUB: the cache of a slab page, on word C.")
+    first_page = _member("mapping", "The head of a compound page, on word C of its tails.")
+    index = _member("word_d", "Offset in the mapping; virtual linear index of an anonymous page.")
+    freelist = _member("word_d", "SLUB: free objects of a slab page.")
+    reserve = _member("word_d", "Patch 02: true if the page was handed out without watermarks.")
+    frag_count = _member("word_d", "Patch 19: charged fragments that live in the page.")
 
     def __repr__(self) -> str:
         """Show what an oops would print."""
