@@ -125,3 +125,4 @@ class File:
     f_mapping: AddressSpace
     f_cred: Cred = attrs.Factory(Cred)
     private_data: Any = attrs.field(default=None, repr=False)  # NFS: the open context
+    f_path: str = attrs.field(default="", kw_only=True)  # where it lies, as /proc/swaps shows it
