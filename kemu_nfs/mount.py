@@ -344,7 +344,7 @@ class NfsMount:
         if ctx is None:
             return -ENOMEM
         self.ops.inodes.nfs_revalidate_mapping(nfsi)
-        file = File(nfsi.inode, nfsi.mapping, Cred(current.uid, current.gid), ctx)
+        file = File(nfsi.inode, nfsi.mapping, Cred(current.uid, current.gid), ctx, f_path="/" + path.strip("/"))
         self.files.append(file)
         return file
 
