@@ -7,7 +7,9 @@ Interface
 Rules of this file
     * A ``struct page`` is made when its frame is first taken off the buddy lists, and kept: what a former user left there stays.
     * Pages on per-CPU lists are counted nowhere: not as free, not as allocated.
-    * A page that comes back with somebody's flag, mapping or map count on it is an oops; its contents are dropped.
+    * A page that comes back with somebody's flag, mapping or map count on it is an oops; its contents are dropped. So is a block
+      that comes back with another order than it had (the kernel notices that of compound pages only). After the oops the lists are
+      sound: what could not be freed stays allocated for good.
     * Nobody can interrupt these functions: they never call ``spend``.
 """
 
@@ -30,6 +32,7 @@ from kemu.mm.page import (
     PG_locked,
     PG_lru,
     PG_private,
+    PG_reserved,
     PG_slab,
     PG_swapcache,
     PG_tail,
@@ -42,7 +45,7 @@ from kemu.mm.watermark import zone_batchsize
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
 
-_FREE_FORBIDS: Final = PG_lru | PG_private | PG_locked | PG_active | PG_slab | PG_swapcache | PG_writeback | PG_buddy
+_FREE_FORBIDS: Final = PG_lru | PG_private | PG_locked | PG_active | PG_slab | PG_swapcache | PG_writeback | PG_reserved | PG_buddy
 
 
 class PageLists:
@@ -101,6 +104,7 @@ class PageLists:
             if pfn is None:
                 return None
             page = self._touch(zone, pfn)
+            page.order = order
             if gfp & _GFP_COMP:
                 self._prep_compound_page(page, order)
         else:
@@ -221,8 +225,11 @@ class PageLists:
 
     def _free_pages_ok(self, page: Page, order: int) -> None:
         """Check all pages of a block and give it back to the buddy lists (__free_pages_ok, destroy_compound_page)."""
+        if page.order != order:
+            self._bad_page(page, f"a block of order {page.order} is freed with order {order}")
         if page.flags & PG_compound:
             self._destroy_compound_page(page, order)
+        page.order = 0
         zone = page.zone
         for pfn in range(page.pfn, page.pfn + (1 << order)):
             each = self.mem_map.get(pfn)
@@ -242,10 +249,7 @@ class PageLists:
         free_one_page(zone, page.pfn, order)
 
     def _destroy_compound_page(self, head: Page, order: int) -> None:
-        if head.order != order:
-            self._bad_page(head, f"a compound page of order {head.order} is freed with order {order}")
         head.flags &= ~PG_compound
-        head.order = 0
         for pfn in range(head.pfn + 1, head.pfn + (1 << order)):
             tail = self.mem_map[pfn]
             if tail.mapping is not head or tail.flags & PG_tail != PG_tail:
@@ -260,11 +264,12 @@ class PageLists:
                 self._free_pages_bulk(zone, pcp, len(pcp.pages))
 
     def _bad_page(self, page: Page, what: str) -> NoReturn:
-        raise KernelBug(
+        text = (
             f"Bad page state: pfn {page.pfn:#x} {what}: count {page.count}, mapcount {page.mapcount}, "
-            f"flags {decode_page_flags(page.flags)}, mapping {type(page.mapping).__name__}",
-            page,
+            f"flags {decode_page_flags(page.flags)}, mapping {type(page.mapping).__name__}"
         )
+        page.count = max(page.count, 0)  # freed twice, it may stand on a free list
+        raise KernelBug(text, page)
 
     # counting
 

@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from kemu.errors import KernelBug
 from kemu.kernel.task import PF_MEMALLOC, TIF_MEMDIE
 from kemu.mm import gfp as g
+from kemu.mm.fault_inject import FailPageAlloc
 from mm_ground import MIB, GaveUpError, ground
 
 KSWAPD = ["kswapd DMA32", "kswapd DMA"]
@@ -273,6 +274,51 @@ def test_sysctl_lowmem_reserve_ratio(machine):
     assert machine.kernel.sysctl.write("vm.lowmem_reserve_ratio", "64 64 32") == 0
     assert machine.kernel.sysctl.read("vm.lowmem_reserve_ratio") == "64\t64\t32\n"
     assert machine.pa.zones[0].lowmem_reserve == [0, 64, 64] and machine.pa.totalreserve_pages == 64 + 135 + 135
+
+
+# bad input
+
+
+@pytest.mark.parametrize("order", [11, 12, 64, -1])
+@pytest.mark.parametrize("gfp", [g.GFP_KERNEL, g.GFP_ATOMIC, g.GFP_KERNEL | g._GFP_NOFAIL])
+def test_an_order_that_is_none_gets_null_without_a_word(machine, gfp, order):
+    """In 2.6.23 alloc_pages() looks at it before anything else; an unsigned int is never negative."""
+    reclaim = machine.script()
+    assert machine.pa.alloc_pages(gfp, order) is None
+    assert machine.pa.alloc_pages_node(0, gfp, order) is None
+    assert reclaim.calls == [] and not machine.kernel.printk.buffer and machine.pa.vmstat.alloc_failed == 0
+    machine.pa.check()
+
+
+@pytest.mark.parametrize(
+    ("gfp", "zone"),
+    [
+        (g._GFP_DMA | g._GFP_HIGHMEM, "DMA"),
+        (g._GFP_DMA | g._GFP_DMA32, "DMA"),
+        (g._GFP_DMA32 | g._GFP_HIGHMEM, "DMA32"),
+        (g.GFP_ZONEMASK, "DMA"),
+        (1 << 30, "DMA32"),  # a bit that nobody knows is ignored
+    ],
+)
+def test_of_several_zone_modifiers_the_first_counts(machine, gfp, zone):
+    assert machine.pa.alloc_page(g.GFP_ATOMIC | gfp).zone.name == zone
+
+
+def test_a_node_that_is_not_there_is_a_bug(machine):
+    with pytest.raises(KernelBug, match="there are 1 nodes"):
+        machine.pa.alloc_pages_node(1, g.GFP_KERNEL)
+    machine.pa.check()
+
+
+def test_an_unknown_node_is_the_local_one(machine):
+    assert machine.pa.alloc_pages_node(-1, g.GFP_KERNEL).zone.name == "DMA32"
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_request_for_a_node_may_fail_by_injection(machine, order):
+    machine.pa.fail_page_alloc = FailPageAlloc(machine.kernel, ignore_gfp_wait=False, min_order=0, times=1)
+    assert machine.pa.alloc_pages_node(0, g.GFP_KERNEL, order) is None
+    assert machine.pa.alloc_pages_node(0, g.GFP_KERNEL, order) is not None
 
 
 class Allocating(RuleBasedStateMachine):

@@ -255,3 +255,54 @@ def test_check_finds_a_reserve_page_that_is_free(small):
     small.pa.reserve_pfns[page.pfn] = None
     with pytest.raises(KernelBug, match="in reserve_pfns"):
         small.pa.check()
+
+
+# bad input: an oops, and lists that are sound afterwards
+
+
+@pytest.mark.parametrize(("order", "wrong"), [(0, 1), (0, 11), (1, 2), (2, 1), (2, 11), (3, -1)])
+def test_a_block_freed_with_a_wrong_order_is_a_bug(small, order, wrong):
+    page = small.pa.alloc_pages(g.GFP_KERNEL, order)
+    with pytest.raises(KernelBug, match=f"a block of order {order} is freed with order {wrong}"):
+        small.pa.free_pages(page, wrong)
+    small.pa.check()
+    assert small.pa.allocated_pages() == 1 << order
+
+
+def test_a_block_that_is_freed_as_one_page_leaks_its_others(small):
+    """As in the kernel: a block that is not compound does not know its order."""
+    small.pa.free_pages(small.pa.alloc_pages(g.GFP_KERNEL, 2))
+    small.pa.check()
+    assert small.pa.allocated_pages() == 3
+
+
+def test_a_page_inside_a_block_is_not_its_head(small):
+    head = small.pa.alloc_pages(g.GFP_KERNEL, 2)
+    inside = small.pa.pfn_to_page(head.pfn + 2)
+    with pytest.raises(KernelBug, match="freed twice"):
+        small.pa.free_pages(inside, 1)
+    small.pa.check()
+
+
+@pytest.mark.parametrize("order", [0, 2])
+@pytest.mark.parametrize("drop", ["free_pages", "put_page"])
+def test_after_a_double_free_all_is_sound(small, drop, order):
+    page = small.pa.alloc_pages(g.GFP_KERNEL | (g._GFP_COMP if order else 0), order)
+    small.pa.free_pages(page, order)
+    with pytest.raises(KernelBug, match="Bad page state"):
+        small.pa.free_pages(page, order) if drop == "free_pages" else small.pa.put_page(page)
+    small.pa.check()
+    assert small.pa.nr_free_pages() == small.pa.total_pages
+
+
+def test_a_frame_that_nobody_has_cannot_be_freed(small):
+    with pytest.raises(KernelBug, match="freed twice"):
+        small.pa.free_pages(small.pa.pfn_to_page(77))
+    small.pa.check()
+
+
+@pytest.mark.parametrize("address", [0, 1 << 46, p.PAGE_OFFSET - 1, p.PAGE_OFFSET + 32 * MIB])
+def test_an_address_outside_memory_has_no_page(small, address):
+    with pytest.raises(KernelBug, match="not in memory"):
+        small.pa.virt_to_page(address)
+    small.pa.check()
