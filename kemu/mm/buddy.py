@@ -1,8 +1,8 @@
 """The buddy system: free memory in aligned blocks of 2**order pages (2.6.23 mm/page_alloc.c: __rmqueue, __free_one_page).
 
 Interface
-    * :func:`seed_zone` at boot, :func:`rmqueue` and :func:`free_one_page` afterwards. All speak of pfns; the page allocator makes
-      the ``struct page``.
+    * :func:`seed_zone` at boot, :func:`add_frames` when memory is added, :func:`rmqueue` and :func:`free_one_page` otherwise. All
+      speak of pfns; the page allocator makes the ``struct page``.
 
 Rules of this file
     * A block is free when its pfn is in ``zone.free_area[order]``; PG_buddy is never set.
@@ -24,15 +24,18 @@ _ORDERS: Final = tuple(tuple(range(order, MAX_ORDER)) for order in range(MAX_ORD
 
 
 def seed_zone(zone: Zone) -> None:
-    """Put all frames of a zone on its free lists, in the largest blocks that fit (free_all_bootmem())."""
-    pfn, end = zone.start_pfn, zone.end_pfn
+    """Put all frames of a zone on its free lists (free_all_bootmem())."""
+    add_frames(zone, zone.start_pfn, zone.end_pfn)
+
+
+def add_frames(zone: Zone, pfn: int, end: int) -> None:
+    """Put frames that were not there before on the free lists, in the largest blocks that fit."""
     while pfn < end:
         order = min(_TOP, (pfn & -pfn).bit_length() - 1) if pfn else _TOP
         while pfn + (1 << order) > end:
             order -= 1
-        zone.free_area[order][pfn] = None
+        free_one_page(zone, pfn, order)
         pfn += 1 << order
-    zone.free_pages = zone.present_pages
 
 
 def rmqueue(zone: Zone, order: int) -> int | None:
