@@ -140,6 +140,7 @@ class Mempool(Generic[T]):
             return
         seen = self._given_back
         self.sleeps += 1
+        self.page_alloc.vmstat.mempool_sleeps += 1
         self.sched.wait_event_timeout(self._wait, lambda: self._given_back != seen, NAP, ("mempool", self), exclusive=True)
 
     def __repr__(self) -> str:

@@ -38,6 +38,7 @@ class VmStat:
     pageoutrun: int = 0  # runs of balance_pgdat()
     kswapd_wakes: int = 0
     throttled: int = 0  # slices slept in throttle_vm_writeout()
+    mempool_sleeps: int = 0  # naps in mempool_alloc(), 5 s at most each
     oom_kills: int = 0
     lost_pages: int = 0  # swapped out, and no copy anywhere
 
