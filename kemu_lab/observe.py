@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from kemu.block import disk as block
 from kemu.mm.swap_info import SwapInfo
 from kemu_lab.hosts import Pair
 from kemu_lab.result import Nfs, Pages, Reclaim, Reserve, RunResult
@@ -17,6 +18,7 @@ class Observer:
 
     :ivar touched: pages that processes wrote, at the end of the load.
     :ivar trespassers: the most normal packets that were seen in the reserve at once; 0 is an invariant of the full series.
+    :ivar disks: the client's disks, also those that are pulled at the end.
     :ivar story: the sentence for a run that survived.
     """
 
@@ -27,6 +29,7 @@ class Observer:
         self.trespassers = 0
         self.cred_references = 0
         self.samples = 0
+        self.disks: list[block.Disk] = []
         self.reserve = Reserve()
         self.story = ""
 
@@ -83,6 +86,7 @@ class Observer:
             dropped=list(config.patches.dropped),
             fixes=list(config.fixes.ids),
             command=config.command,
+            swap=config.swap,
             mem_pages=config.mem // 4096,
             outcome="survived" if lived else judge.outcome or "survived",
             also=list(judge.also),
@@ -105,7 +109,11 @@ class Observer:
         result.net.rx_frames, result.net.tx_frames = stats.rx_frames, stats.tx_frames
         result.net.retransmits, result.net.emergency_skbs = stats.retransmits, stats.emergency_skbs
         result.net.drops = dict(stats.drops)
-        result.reclaim = Reclaim(vmstat.kswapd_wakes, vmstat.allocstall, vmstat.throttled, vmstat.oom_kills)
+        result.reclaim = Reclaim(vmstat.kswapd_wakes, vmstat.allocstall, vmstat.throttled, vmstat.mempool_sleeps, vmstat.oom_kills)
         result.nfs = Nfs(nfs.writes, nfs.reads, nfs.retransmissions, nfs.reconnects, self.cred_references)
+        for disk in self.disks:
+            result.disk.writes += disk.writes
+            result.disk.reads += disk.reads
+            result.disk.merged += disk.queue.merged
         result.history = pair.world.history.hexdigest()
         return result

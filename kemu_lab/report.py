@@ -41,7 +41,7 @@ def _table(result: RunResult) -> Table:
 
 def _rows(result: RunResult) -> list[tuple[str, str]]:
     """Put every counter into words."""
-    pages, net, reserve, reclaim, nfs = result.pages, result.net, result.reserve, result.reclaim, result.nfs
+    pages, net, reserve, reclaim = result.pages, result.net, result.reserve, result.reclaim
     drops = ", ".join(f"{gate} {count}" for gate, count in net.drops.items() if count) or "none"
     share = 100 * reserve.pages_emerg / result.mem_pages if result.mem_pages else 0
     return [
@@ -59,7 +59,7 @@ def _rows(result: RunResult) -> list[tuple[str, str]]:
             _net(net),
         ),
         ("drops", drops),
-        ("nfs", f"{nfs.writes} WRITE, {nfs.reads} READ, {nfs.retransmissions} sent again, {nfs.reconnects} reconnects"),
+        *_stores(result),
         ("time", f"{result.virtual_ns / 1e9:.3f} s in the machine, {result.wall_seconds:.1f} s outside"),
     ]
 
@@ -68,6 +68,17 @@ def _reserve(reserve: Reserve) -> str:
     """Put the use of the SKB data reserve into words."""
     use = f"peak {reserve.peak_bytes} of {reserve.limit_bytes} bytes, {reserve.end_of_load_bytes} at the load's end"
     return f"{use}, {reserve.left_bytes} left; {reserve.leaked_pages} pages leaked"
+
+
+def _stores(result: RunResult) -> list[tuple[str, str]]:
+    """Put the traffic with the swap area into words, and the memory pools that serve it."""
+    nfs, disk = result.nfs, result.disk
+    if result.swap != "disk":
+        return [("nfs", f"{nfs.writes} WRITE, {nfs.reads} READ, {nfs.retransmissions} sent again, {nfs.reconnects} reconnects")]
+    return [
+        ("disk", f"{disk.writes} writes, {disk.reads} reads, {disk.merged} bios joined one of them"),
+        ("mempools", f"{result.reclaim.mempool_sleeps} sleeps for an element, of 5 s at most"),
+    ]
 
 
 def _reclaim(reclaim: Reclaim) -> str:

@@ -47,11 +47,15 @@ class Reserve:
 
 @attrs.define
 class Reclaim:
-    """What reclaim had to do."""
+    """What reclaim had to do.
+
+    :ivar mempool_sleeps: naps for an element of an empty memory pool, of at most 5 s each; by whomever.
+    """
 
     kswapd_wakes: int = 0
     direct_reclaims: int = 0
     throttled: int = 0
+    mempool_sleeps: int = 0
     oom_kills: int = 0
 
 
@@ -70,6 +74,15 @@ class Nfs:
 
 
 @attrs.define
+class Disk:
+    """The client's own disks: requests done, and bios that joined a request."""
+
+    writes: int = 0
+    reads: int = 0
+    merged: int = 0
+
+
+@attrs.define
 class RunResult:
     """One run: how it ended, why, and the counters."""
 
@@ -79,6 +92,7 @@ class RunResult:
     dropped: list[int]
     fixes: list[str]
     command: str
+    swap: str = "nfs"
     mem_pages: int = 0
     outcome: str = "survived"
     also: list[str] = attrs.Factory(list)
@@ -92,6 +106,7 @@ class RunResult:
     reserve: Reserve = attrs.Factory(Reserve)
     reclaim: Reclaim = attrs.Factory(Reclaim)
     nfs: Nfs = attrs.Factory(Nfs)
+    disk: Disk = attrs.Factory(Disk)
 
     @property
     def lived(self) -> bool:

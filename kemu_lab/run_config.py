@@ -6,6 +6,7 @@ import shlex
 
 import attrs
 
+from kemu.errors import ConfigError
 from kemu.fixes import FixSet
 from kemu.patches import PatchSet
 from kemu_lab.quantities import format_size, format_time, parse_probability, parse_size, parse_time
@@ -13,12 +14,14 @@ from kemu_lab.quantities import format_size, format_time, parse_probability, par
 MIN_MEM, MAX_MEM = 8 << 20, 64 << 30
 MAX_LATENCY_NS = 10**9
 MAX_CPUS = 8
+SWAP_HOMES = ("nfs", "disk")
 
 
 @attrs.frozen
 class RunConfig:
     """The options of ``kemu run``.
 
+    :param swap: where the main job's swap area lives: "nfs", or "disk", a disk of the client's own.
     :param mem: bytes of the client's memory.
     :param loss: probability that the wire loses a frame.
     :param latency_ns: one way, in ns.
@@ -28,6 +31,7 @@ class RunConfig:
     """
 
     scenario: str = "main"
+    swap: str = "nfs"
     mem: int = 32 << 20
     cpus: int = 1
     seed: int = 1
@@ -53,10 +57,14 @@ class RunConfig:
         latency: str,
         fill: str | None,
         trace: str | None,
+        swap: str = "nfs",
     ) -> RunConfig:
         """Read the options as typed; :exc:`ConfigError` says in one sentence which cannot be used."""
+        if swap not in SWAP_HOMES:
+            raise ConfigError(f"--swap {swap!r} cannot be used; it is {' or '.join(SWAP_HOMES)}")
         return cls(
             scenario=scenario,
+            swap=swap,
             mem=parse_size(mem, "--mem", MIN_MEM, MAX_MEM),
             cpus=cpus,
             seed=seed,
@@ -75,6 +83,8 @@ class RunConfig:
         words = ["kemu", "run"]
         if self.scenario != plain.scenario:
             words.append(self.scenario)
+        if self.swap != plain.swap:
+            words += ["--swap", self.swap]
         if self.mem != plain.mem:
             words += ["--mem", format_size(self.mem)]
         if self.cpus != plain.cpus:

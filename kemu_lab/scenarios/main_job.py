@@ -1,7 +1,7 @@
-"""The main job: a machine with too little memory swaps over NFS while other hosts send frames that nobody reads.
+"""The main job: a machine with too little memory swaps, over NFS or to a disk, while other hosts send frames that nobody reads.
 
 The story
-    1. The client mounts the export, makes a swap file on it, and calls swapon.
+    1. The client gets a swap area and calls swapon: a file on the export that it mounts, or a disk of its own (swap_home.py).
     2. Sixty tasks bind a UDP socket each, fill a little memory, and sleep.
     3. One process writes twice the machine's memory, page by page, and then reads random pages of it (or follows a trace).
     4. Each time reclaim has written another few thousand pages, a burst of foreign frames comes for the sleepers' sockets. Their
@@ -19,7 +19,6 @@ from errno import errorcode
 from kemu.errors import Deadlock, KernelBug
 from kemu.kernel.task import Task
 from kemu.mm.address_space import File
-from kemu.mm.swap_info import SwapInfo
 from kemu_lab.contents import FileFill, Pattern, read_input
 from kemu_lab.hosts import CLIENT_IP, Pair
 from kemu_lab.lackey import parse_trace
@@ -28,6 +27,7 @@ from kemu_lab.programs import FillThenRead, FollowTrace, SleepingReader
 from kemu_lab.progress import Watch
 from kemu_lab.result import RunResult
 from kemu_lab.run_config import RunConfig
+from kemu_lab.swap_home import swap_home
 from kemu_net.ipv4.udp import UdpSock
 
 PAGE_SIZE = 4096
@@ -40,7 +40,6 @@ BURST_RATE = 5000  # frames per second
 FIRST_BURST = 1000  # pages out
 NEXT_BURST = 3000  # pages out between the begin of two bursts
 SAMPLE_NS = 2_000_000
-SWAP_FACTOR = 3  # swap in multiples of memory
 SURVIVED = "every page came back as it was written, and nothing is left of the reserve's use"
 SETTLE_NS = 2_000_000_000
 
@@ -62,7 +61,9 @@ class MainJob:
         self.contents = FileFill(config.fill) if config.fill is not None else Pattern(config.seed)
         self.program = self._program()
         self.pair = Pair(config)
+        self.home = swap_home(config, self.pair)
         self.observer = Observer(config, self.pair)
+        self.observer.disks += [self.home.disk] if self.home.disk is not None else []
         self.sockets: list[UdpSock] = []
         self.tasks: list[Task] = []
         self.worker: Task
@@ -85,7 +86,7 @@ class MainJob:
             self.load()
             if judge.stopped or self.worker.exit_code is not None:
                 return
-            self.observer.end_of_load(self.read_slot)
+            self.observer.end_of_load(self.home.read_slot)
             if not judge.stopped:
                 self.quiesce()
         except Deadlock as error:  # a system call of the story itself never returned
@@ -94,21 +95,13 @@ class MainJob:
     # ---- 1 and 2: swap, sockets, processes
 
     def swap_on(self) -> None:
-        """Mount, make a swap file as mkswap would, and swapon; a refusal is part of the story."""
-        pair = self.pair
-        error = pair.mount.mount()
-        if error:
-            raise KernelBug(f"mount failed: {errorcode[-error]}")
-        pages = SWAP_FACTOR * self.config.mem // PAGE_SIZE
-        file = pair.mount.make_swapfile("swapfile", pages)
-        if isinstance(file, int):
-            raise KernelBug(f"the swap file could not be made: {errorcode[-file]}")
-        error = pair.client.swapfile.swapon(file)
-        if error:
-            self.observer.story = f"swapon on NFS was refused: {errorcode[-error]}"
-            pair.client.kernel.printk(self.observer.story)
+        """Make a swap area and use it; a refusal is part of the story."""
+        area = self.home.swap_on()
+        if isinstance(area, str):
+            self.observer.story = area
+            self.pair.client.kernel.printk(area)
         else:
-            self.swap_file = file
+            self.swap_file = area
 
     def start_processes(self) -> None:
         """Start the sleepers with their sockets, and when all of them sleep, the process that needs too much."""
@@ -151,10 +144,6 @@ class MainJob:
 
     # ---- 5: compare, wake, leave
 
-    def read_slot(self, area: SwapInfo, slot: int) -> bytes | None:
-        """Find what the server holds for a slot of the swap file."""
-        return self.pair.server_bytes("swapfile", slot)
-
     def quiesce(self) -> None:
         """Wake everybody, let them read and leave, swapoff, and let the NIC's ring go round once."""
         pair = self.pair
@@ -173,7 +162,7 @@ class MainJob:
         frames = pair.frame_generator([(CLIENT_IP, FIRST_PORT)], BURST_RATE, BURST_NS)
         frames.start(world.now)
         world.run(until=lambda: not frames.running)
-        pair.mount.umount()
+        self.home.leave()
         world.run(for_ns=SETTLE_NS)
         if not world.judge.stopped:
             self.observer.after_quiesce()
