@@ -22,7 +22,7 @@ FIX = Fix(
     touches=(
         "kemu.mm.slub.Slub._prefer_cpu_slab",
         "kemu.mm.slub.Slub._slab_alloc",
-        "kemu.mm.slub_pages.SlubPages._get_partial",
+        "kemu.mm.slub_pages.SlubPages._get_partial_node",
         "kemu.mm.slub_pages.SlubPages._new_slab",
     ),
 )

@@ -18,22 +18,16 @@ Rules
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from kemu.errors import KernelBug
-from kemu.mm import slub_debug
-from kemu.mm.gfp import _GFP_COMP, MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
+from kemu.mm import slub_check
+from kemu.mm.gfp import _GFP_DMA, PAGE_SHIFT, gfp_t
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
 from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
-from kemu.mm.slub_estimate import SlubEstimates
-from kemu.mm.slub_geometry import (
-    KMALLOC_MAX_CACHED,
-    KMALLOC_SIZES,
-    SLAB_HWCACHE_ALIGN,
-    SLAB_PANIC,
-    SLAB_RECLAIM_ACCOUNT,
-    kmalloc_index,
-)
+from kemu.mm.slub_debug import bad_free
+from kemu.mm.slub_geometry import SLAB_HWCACHE_ALIGN, SLAB_PANIC, SLAB_RECLAIM_ACCOUNT
+from kemu.mm.slub_kmalloc import ZERO_SIZE_PTR, SlubKmalloc
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
@@ -41,30 +35,21 @@ if TYPE_CHECKING:
 
 __all__ = ["SLAB_HWCACHE_ALIGN", "SLAB_PANIC", "SLAB_RECLAIM_ACCOUNT", "ZERO_SIZE_PTR", "KmemCache", "Slub"]
 
-ZERO_SIZE_PTR = 16
-"""What kmalloc(0) gives: no NULL, and no memory either."""
 
-
-class Slub(SlubEstimates):
+class Slub(SlubKmalloc):
     """The slab allocator of a machine.
 
     :param page_alloc: where slabs come from; also asked who is entitled to the reserve.
+    :param slub_debug: the boot word (slub_debug.py); empty: no debugging but what a cache asks for.
+    :param merge: let caches of like size be one (slub_caches.py).
     """
 
-    def __init__(self, kernel: Kernel, page_alloc: PageAllocator) -> None:
-        super().__init__(kernel, page_alloc)
+    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub_debug: str = "", *, merge: bool = False) -> None:
+        super().__init__(kernel, page_alloc, slub_debug, merge=merge)
         point = kernel.trace.point
-        self._trace_kmalloc = point("kmem:kmalloc", ("ptr", "bytes_req", "bytes_alloc", "gfp_flags"))
         self._trace_kfree = point("kmem:kfree", ("ptr",))
         self._trace_alloc = point("kmem:kmem_cache_alloc", ("ptr", "cache", "bytes_alloc", "gfp_flags"))
         self._trace_free = point("kmem:kmem_cache_free", ("ptr", "cache"))
-        self.kmalloc_caches = [None]
-        self.kmalloc_caches += [self.kmem_cache_create(f"kmalloc-{size}", size, flags=SLAB_PANIC) for size in KMALLOC_SIZES[1:]]
-        self._kmalloc_by_size: list[KmemCache] = []  # looked up by size itself; entry 0 is never used
-        for size in range(KMALLOC_MAX_CACHED + 1):
-            cache = self.kmalloc_caches[kmalloc_index(max(size, 1))]
-            assert cache is not None
-            self._kmalloc_by_size.append(cache)
 
     # objects
 
@@ -88,9 +73,12 @@ class Slub(SlubEstimates):
 
     def kmalloc(self, size: int, gfp: gfp_t) -> int | None:
         """Return ``size`` bytes of memory, or None."""
-        if not 0 < size <= KMALLOC_MAX_CACHED:
-            return self._kmalloc_large(size, gfp)
-        cache = self._kmalloc_by_size[size]
+        try:  # the cheapest question: it costs nothing where the answer is yes
+            cache = self._kmalloc_by_size[size]
+        except KeyError:
+            return self._kmalloc_unusual(size, gfp)
+        if gfp & _GFP_DMA:
+            return self._kmalloc_unusual(size, gfp)
         c = cache.cpu_slab[self.sched.cpu.id]
         address = c.freelist.pop() if c.freelist else self._slab_alloc(cache, gfp, c)
         if self._trace_kmalloc.enabled:
@@ -114,23 +102,17 @@ class Slub(SlubEstimates):
         if self._trace_kfree.enabled:
             self._trace_kfree(address)
 
-    def ksize(self, address: int | None) -> int:
-        """Return the bytes that really stand behind an address of kmalloc()."""
-        if address is None or address == ZERO_SIZE_PTR:
-            return 0
-        page = self.virt_to_head_page(address)
-        if page is None:
-            raise KernelBug(f"ksize: {address:#x} is no address of memory")
-        return page.mapping.size if page.flags & PG_slab else PAGE_SIZE << page.order
-
     def objects_in_use(self, cache: KmemCache) -> int:
         """Count the objects of a cache that users hold."""
-        return slub_debug.objects_in_use(cache)
+        return slub_check.objects_in_use(cache)
 
     def check(self) -> None:
         """Assert all invariants of all caches."""
         for cache in self.caches.values():
-            slub_debug.check_cache(cache)
+            slub_check.check_cache(cache)
+            if cache.images:
+                for page in cache.slabs.values():
+                    self.debug.validate_slab(cache, page)
         if self.patched.slub_reserve:  # [p03]
             if self.fixed.b03b:  # [b03b]
                 self._check_rationing()
@@ -147,8 +129,8 @@ class Slub(SlubEstimates):
 
     # slow paths
 
-    def _slab_alloc(self, cache: KmemCache, gfp: gfp_t, c: KmemCacheCpu) -> int | None:
-        """Find an object where the CPU has none at hand (``__slab_alloc()``).
+    def _slab_alloc(self, cache: KmemCache, gfp: gfp_t, c: KmemCacheCpu, node: int = -1) -> int | None:
+        """Find an object where the CPU has none at hand, or none of the wanted node (``__slab_alloc()``).
 
         In turn: what others freed to the cpu slab, the first partial slab, a new one. With patch 03 a cpu slab from the reserve may
         only be used by who is entitled; anybody else must get a page from the page allocator, which proves that there is no need to
@@ -167,28 +149,30 @@ class Slub(SlubEstimates):
         while True:
             if not force_new:
                 if c.page is not None:
-                    if c.page.word_d:
-                        return self._load_freelist(cache, c, reserve)
+                    if c.page.word_d and (node < 0 or c.node == node):
+                        return self._load_freelist(cache, gfp, c, reserve)
                     self._deactivate_slab(cache, c)
-                page = self._get_partial(cache, gfp)
+                page = self._get_partial(cache, gfp, node)
                 if page is not None:
                     c.page = page
                     if self.patched.slub_reserve:  # [p03]
                         if self.fixed.b03a:  # [b03a]
                             c.reserve = reserve = 1 if page.flags & PG_slab_reserve else 0
-                    return self._load_freelist(cache, c, reserve)
+                    return self._load_freelist(cache, gfp, c, reserve)
             force_new = False
 
-            page, reserve = self._new_slab(cache, gfp)
+            page, reserve = self._new_slab(cache, gfp, node)
             if page is None:
                 return None
             c = cache.cpu_slab[self.sched.cpu.id]  # time may have passed
             if self.patched.slub_reserve:  # [p03]
                 c.reserve = reserve
+            if c.page is not None and node >= 0 and c.node != node:
+                self._deactivate_slab(cache, c)  # it is not what the caller wants
             if c.page is None:
                 page.flags |= PG_frozen
                 c.page = page
-                return self._load_freelist(cache, c, reserve)
+                return self._load_freelist(cache, gfp, c, reserve)
             self._prefer_cpu_slab(cache, c, page, reserve)
 
     def _prefer_cpu_slab(self, cache: KmemCache, c: KmemCacheCpu, new: Page, reserve: int) -> None:
@@ -206,7 +190,7 @@ class Slub(SlubEstimates):
                 page.flags &= ~PG_slab_reserve
         self._discard_slab(cache, new)
 
-    def _load_freelist(self, cache: KmemCache, c: KmemCacheCpu, reserve: int) -> int:
+    def _load_freelist(self, cache: KmemCache, gfp: gfp_t, c: KmemCacheCpu, reserve: int) -> int:
         """Take an object of the cpu slab, and all its other free ones for the CPU.
 
         With patch 03, one object alone if the slab is rationed: so the next caller comes here too.
@@ -217,18 +201,21 @@ class Slub(SlubEstimates):
         singly = page.flags & PG_slab_debug
         if self.patched.slub_reserve and reserve:  # [p03]
             singly = 1
-        address = freelist.pop()
         if singly:
-            page.mapcount += 1
+            address = freelist[-1]
             c.fast_pfn = -1
             if page.flags & PG_slab_debug:
-                slub_debug.alloc_debug_processing(cache, page, address, repr(self.sched.current))
+                self.debug.alloc_debug_processing(cache, page, address, gfp)
+            freelist.pop()
+            page.mapcount += 1
+            c.node = -1
             return address
         page.word_d = None
         page.mapcount = cache.objects
         c.freelist = freelist
         c.fast_pfn = page.pfn
-        return address
+        c.node = page.zone.node
+        return freelist.pop()
 
     def _slab_free(self, cache: KmemCache, address: int, c: KmemCacheCpu) -> None:
         """Free an object that does not lie in the first page of the CPU's slab (``__slab_free()``).
@@ -240,12 +227,12 @@ class Slub(SlubEstimates):
         if page is not None and page.flags & PG_tail == PG_tail:
             page = page.mapping
         if page is None or page.mapping is not cache or not page.flags & PG_slab:
-            slub_debug.bad_free(cache, page, address)
+            self._bad_free(cache, page, address)
         if page.pfn == c.fast_pfn:
             c.freelist.append(address)
             return
         if page.flags & PG_slab_debug:
-            slub_debug.free_debug_processing(cache, page, address)
+            self.debug.free_debug_processing(cache, page, address)
         if not page.mapcount:
             raise KernelBug(f"slub {cache.name}: object {address:#x} freed, but all of its slab is free", page)
         prior = page.word_d
@@ -258,28 +245,16 @@ class Slub(SlubEstimates):
             return
         if not page.mapcount:
             if prior:
-                del cache.partial[page.pfn]
+                del cache.partials[page.zone.node][page.pfn]
             self._discard_slab(cache, page)
         elif not prior:
-            cache.partial[page.pfn] = page
-            cache.partial.move_to_end(page.pfn, last=False)
+            partial = cache.partials[page.zone.node]
+            partial[page.pfn] = page
+            partial.move_to_end(page.pfn, last=False)
 
-    def _kmalloc_large(self, size: int, gfp: gfp_t) -> int | None:
-        """Serve kmalloc() of nothing, and of more than half a page: whole pages (``kmalloc_large()``)."""
-        if size == 0:
-            return ZERO_SIZE_PTR
-        order = get_order(size)
-        if size < 0 or order >= MAX_ORDER:  # a negative size is a huge size_t
-            return None
-        page = self.page_alloc.alloc_pages(gfp | _GFP_COMP, order)
-        address = None if page is None else page.address
-        if self._trace_kmalloc.enabled:
-            self._trace_kmalloc(address, size, PAGE_SIZE << order, gfp)
-        return address
-
-    def _kfree_pages(self, address: int) -> None:
-        """Free whole pages."""
-        page = self.virt_to_head_page(address)
-        if page is None or page.count == 0:
-            raise KernelBug(f"kfree: {address:#x} lies in no page that is in use", page)
-        self.page_alloc.put_page(page)
+    def _bad_free(self, cache: KmemCache, page: Page | None, address: int) -> NoReturn:
+        """Stop at an address that ``cache`` never handed out."""
+        more = []
+        if page is not None and page.flags & PG_slab_debug:
+            more = self.debug.trailer(page.mapping, page, address)
+        bad_free(cache, page, address, more)

@@ -8,19 +8,26 @@ Rules
       is handed out next, None if there are none), ``mapcount`` the objects in use, PG_active that a CPU holds it ("frozen"),
       PG_error that its objects are checked.
     * ``cache.slabs`` is kemu's own: SLUB does not know its full slabs. check() and reports need it.
-    * Left out: more than one node, merging of caches of like size, sysfs.
+    * Left out: partial lists per CPU (3.1 and later; a later geometry's ``cpu_partial`` is a number only), sysfs.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
+from kemu.mm.gfp import PAGE_SIZE
 from kemu.mm.page import Page, PG_active, PG_error
 from kemu.mm.slub_geometry import SLAB_HWCACHE_ALIGN, SLAB_PANIC, SLAB_RECLAIM_ACCOUNT
+from kemu.mm.slub_poison import make_layout
+
+if TYPE_CHECKING:
+    from kemu.mm.slub_debug import Track
 
 __all__ = [
     "MIN_PARTIAL",
+    "SLAB_FAILSLAB",
     "SLAB_HWCACHE_ALIGN",
     "SLAB_PANIC",
     "SLAB_RECLAIM_ACCOUNT",
@@ -35,7 +42,9 @@ PG_frozen = PG_active  # SLUB's second meaning of the bit
 PG_slab_debug = PG_error
 PG_slab_reserve = 1 << 8  # PG_owner_priv_1; written only where b03a is mended, as 3.6 tags its slab pages
 
-MIN_PARTIAL = 2  # 2.6.23; 2.6.24 keeps 5
+MIN_PARTIAL: Final = 2  # 2.6.23 and its -mm1; 2.6.24 keeps 5
+DEFRAG_RATIO: Final = 100  # of 1024: how often slabs of other nodes are filled up before a new one is made
+SLAB_FAILSLAB: Final = 0x02000000  # 2.6.30: may be failed by failslab's cache filter
 
 
 class KmemCacheCpu:
@@ -43,17 +52,18 @@ class KmemCacheCpu:
 
     :ivar freelist: free objects of ``page`` that this CPU took for itself; the last one goes first.
     :ivar page: the cpu slab.
-    :ivar fast_pfn: the frame of ``page`` while freed objects of it may go to ``freelist``; -1 after an object was handed out singly
-        (the kernel's ``node``, which is -1 then).
+    :ivar fast_pfn: the frame of ``page`` while freed objects of it may go to ``freelist``; -1 after one was handed out singly.
+    :ivar node: the node of ``page``, -1 after an object was handed out singly; it stays when the slab goes.
     :ivar reserve: the newest page that was asked for came from below the watermarks (patch 03).
     """
 
-    __slots__ = ("fast_pfn", "freelist", "page", "reserve")
+    __slots__ = ("fast_pfn", "freelist", "node", "page", "reserve")
 
     def __init__(self) -> None:
         self.freelist: list[int] = []
         self.page: Page | None = None
         self.fast_pfn = -1
+        self.node = 0
         self.reserve = 0  # [p03] added
 
     def __repr__(self) -> str:
@@ -68,8 +78,14 @@ class KmemCache:
     :ivar size: the distance of two objects.
     :ivar objects: objects per slab.
     :ivar allocflags: gfp bits that every page request of the cache carries.
-    :ivar partial: ``kmem_cache_node.partial``: slabs with a free object that no CPU holds, by pfn; the first is taken first.
+    :ivar min_partial: slabs on a node's list below which an empty slab is kept.
+    :ivar refcount: how many users share the cache; more than one only where caches are merged.
+    :ivar partials: ``kmem_cache_node.partial`` of every node: slabs with a free object that no CPU holds, by pfn; the first goes
+        first.
     :ivar slabs: every slab of the cache, by pfn.
+    :ivar layout: where in an object red zone, free pointer and padding are.
+    :ivar images: the bytes of each slab of a cache with debugging, by pfn.
+    :ivar tracks: who took and who freed an object, by address; with SLAB_STORE_USER.
     """
 
     __slots__ = (
@@ -77,15 +93,20 @@ class KmemCache:
         "allocflags",
         "cpu_slab",
         "ctor",
+        "defrag_ratio",
         "flags",
+        "images",
+        "layout",
+        "min_partial",
         "name",
         "objects",
         "objsize",
         "order",
-        "owners",
-        "partial",
+        "partials",
+        "refcount",
         "size",
         "slabs",
+        "tracks",
     )
 
     def __init__(
@@ -98,6 +119,10 @@ class KmemCache:
         allocflags: int = 0,
         align: int = 0,
         ctor: Callable[[int], None] | None = None,
+        *,
+        nnodes: int = 1,
+        min_partial: int = MIN_PARTIAL,
+        word: int = 8,
     ) -> None:
         self.name = name
         self.objsize = objsize
@@ -106,14 +131,34 @@ class KmemCache:
         self.align = align
         self.allocflags = allocflags
         self.ctor = ctor
+        self.min_partial = min_partial
+        self.defrag_ratio = DEFRAG_RATIO
+        self.refcount = 1
         self.cpu_slab = [KmemCacheCpu() for _ in range(ncpus)]
-        self.partial: OrderedDict[int, Page] = OrderedDict()
+        self.partials: list[OrderedDict[int, Page]] = [OrderedDict() for _ in range(nnodes)]
         self.slabs: dict[int, Page] = {}
-        self.owners: dict[int, str] = {}  # objects in use of a cache with debugging: who took them
+        self.layout = make_layout(objsize, self.size, flags, word, has_ctor=ctor is not None)
+        self.images: dict[int, bytearray] = {}
+        self.tracks: dict[int, tuple[Track | None, Track | None]] = {}
+
+    @property
+    def partial(self) -> OrderedDict[int, Page]:
+        """The partial slabs of the first node: of the machine, where there is only one."""
+        return self.partials[0]
+
+    @property
+    def nr_partial(self) -> int:
+        """Partial slabs of all nodes."""
+        return sum(map(len, self.partials))
+
+    @property
+    def bytes_per_slab(self) -> int:
+        """Bytes of one slab."""
+        return PAGE_SIZE << self.order
 
     def __repr__(self) -> str:
         """Show what an oops would print."""
         return (
             f"<KmemCache {self.name} objsize={self.objsize} size={self.size} order={self.order} objects={self.objects} "
-            f"slabs={len(self.slabs)} partial={len(self.partial)}>"
+            f"slabs={len(self.slabs)} partial={self.nr_partial}>"
         )

@@ -1,115 +1,346 @@
-"""What SLUB says when an object is freed wrongly, and the invariants of a cache (2.6.23 mm/slub.c: the debugging half).
+"""Debugging of slab objects: what is checked when, and what is said (2.6.23 mm/slub.c: CONFIG_SLUB_DEBUG).
 
 Interface
-    * :func:`alloc_debug_processing`, :func:`free_debug_processing`: for caches that were created with a debug flag.
-    * :func:`bad_free`: the oops of an address that is no object of the cache.
-    * :func:`check_cache`: all invariants of one cache; :func:`objects_in_use`.
+    * :class:`SlubDebug`, ``slub.debug``: made from the boot word ``slub_debug=FZPUT[,cache...]``: F sanity checks, Z red zones,
+      P poison, U who took and freed an object, T one line for each. Empty or "-": off; ",cache": FZPU for caches of that name.
+    * ``setup_slab``, ``alloc_debug_processing``, ``free_debug_processing``, ``free_slab``, ``validate_slab``: called by SLUB.
+    * ``read``, ``write``: the bytes of an object of a cache with debugging; no other objects have any.
 
-Rules
-    * Nothing here runs on the fast path of a cache without debugging; a double free there is found by check_cache().
-    * Where the kernel prints and goes on, kemu stops: :exc:`KernelBug` names object, cache and page.
-    * Left out: red zones, poison, tracks of where an object was freed.
+Rules of this file
+    * Nothing here is reached for a slab without PG_slab_debug: its allocations and frees never leave the fast path for it.
+    * What is found is printed in SLUB's words, then repaired as SLUB repairs it (bytes restored, the object not freed, all
+      objects of the slab marked used), and then kemu stops where the kernel would go on: :exc:`KernelBug` says the same, and the
+      caches pass check() after it.
+    * A slab whose objects were all marked used is not checked byte for byte any more.
+    * Several cache names are several prefixes (2.6.23 knows one). They are compared with the final name; 2.6.23's kmalloc
+      caches of a power of two are all called "kmalloc" when it compares.
+    * Left out: call addresses (the task's name stands for them), the stack dump, sysfs, the list of full slabs (cache.slabs has
+      them).
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from kemu.errors import KernelBug
+import attrs
+
+from kemu.errors import ConfigError, KernelBug
+from kemu.mm.gfp import _GFP_ZERO, gfp_t
 from kemu.mm.page import Page, PG_slab
-from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen
+from kemu.mm.slub_geometry import (
+    DEBUG_FLAGS,
+    SLAB_DEBUG_FREE,
+    SLAB_POISON,
+    SLAB_RED_ZONE,
+    SLAB_STORE_USER,
+)
+from kemu.mm.slub_poison import (
+    Fault,
+    check_object,
+    check_padding,
+    get_freepointer,
+    init_object,
+    make_image,
+    restore,
+    set_freepointer,
+)
+
+if TYPE_CHECKING:
+    from kemu.kernel.core import Kernel
+    from kemu.mm.slub_cache import KmemCache
+
+SLAB_TRACE: Final = 0x00200000
+DEBUG_DEFAULT_FLAGS: Final = SLAB_DEBUG_FREE | SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER
+_LETTERS: Final = {
+    "F": SLAB_DEBUG_FREE,
+    "Z": SLAB_RED_ZONE,
+    "P": SLAB_POISON,
+    "U": SLAB_STORE_USER,
+    "T": SLAB_TRACE,
+}
+_SHOWN: Final = 128  # bytes of an object that a report shows
 
 
-def alloc_debug_processing(cache: KmemCache, page: Page, address: int, owner: str) -> None:
-    """Note who takes an object; it must not be in use already."""
-    _check_valid_pointer(cache, page, address)
-    if address in cache.owners:
-        raise KernelBug(f"slub {cache.name}: object {address:#x} is free on its slab, but in use by {cache.owners[address]}", page)
-    cache.owners[address] = owner
+def setup_slub_debug(word: str) -> tuple[int, tuple[str, ...]]:
+    """Read the boot word; return flags and the names of the caches that they are for, none for all.
+
+    >>> setup_slub_debug("ZP,dentry") == (SLAB_RED_ZONE | SLAB_POISON, ("dentry",))
+    True
+    """
+    letters, _, names = word.partition(",")
+    if not word or letters == "-":
+        return 0, ()
+    flags = 0 if letters else DEBUG_DEFAULT_FLAGS
+    for letter in letters.upper():
+        if letter not in _LETTERS:
+            raise ConfigError(
+                f"slub_debug option {letter!r} is unknown; there are F, Z, P, U and T, then commas and names of caches"
+            )
+        flags |= _LETTERS[letter]
+    return flags, tuple(name for name in names.split(",") if name)
 
 
-def free_debug_processing(cache: KmemCache, page: Page, address: int) -> None:
-    """Forget who took an object; it must be in use."""
-    _check_valid_pointer(cache, page, address)
-    if cache.owners.pop(address, None) is None:
-        raise KernelBug(f"slub {cache.name}: object {address:#x} is already free", page)
+@attrs.frozen
+class Track:
+    """``struct track``: who did something with an object."""
+
+    comm: str
+    pid: int
+    cpu: int
+    when: int  # jiffies
 
 
-def bad_free(cache: KmemCache, page: Page | None, address: int | None) -> NoReturn:
-    """Stop at an address that ``cache`` never handed out (``pr_err("... not allocated with slab")``)."""
+class SlubDebug:
+    """The debugging half of a machine's SLUB.
+
+    :param word: the boot word.
+    """
+
+    def __init__(self, kernel: Kernel, word: str) -> None:
+        self.sched = kernel.sched
+        self.printk = kernel.printk
+        self._flags, self._names = setup_slub_debug(word)
+
+    @property
+    def enabled(self) -> bool:
+        """Tell whether the boot word asks for anything."""
+        return self._flags != 0
+
+    def kmem_cache_flags(self, name: str, flags: int) -> int:
+        """Add what the boot word wants for a cache (``kmem_cache_flags()``)."""
+        return flags | self._flags if not self._names or name.startswith(self._names) else flags
+
+    # what SLUB calls
+
+    def setup_slab(self, cache: KmemCache, page: Page) -> None:
+        """Give a fresh slab its bytes; its freelist is there (``setup_object_debug()``)."""
+        layout = cache.layout
+        image = cache.images[page.pfn] = make_image(cache.bytes_per_slab, cache.objects, layout)
+        for at in range(0, (cache.objects - 1) * cache.size, cache.size):
+            set_freepointer(image, layout, at, page.address + at + cache.size)
+        set_freepointer(image, layout, (cache.objects - 1) * cache.size, 0)
+
+    def alloc_debug_processing(self, cache: KmemCache, page: Page, address: int, gfp: gfp_t = 0) -> None:
+        """Check the object that is about to leave its slab's freelist, and make it look allocated, with __GFP_ZERO of zeros."""
+        error = self._check_slab(cache, page)
+        if error is None and address not in (page.word_d or ()):
+            error = self._object_err(cache, page, address, "Object already allocated")
+        error = error or self._check_object(cache, page, address, active=False)
+        if error is not None:
+            # as if all its objects were in use: nobody touches the others any more
+            self.printk(f"FIX {cache.name}: Marking all objects used", "err")
+            page.mapcount = cache.objects
+            page.word_d = None
+            cache.images.pop(page.pfn, None)
+            raise error
+        self._track(cache, address, freed=False)
+        self._trace(cache, page, address, "alloc")
+        image = cache.images.get(page.pfn)
+        if image is not None:
+            at = address - page.address
+            init_object(image, cache.layout, at, active=True)
+            if gfp & _GFP_ZERO:
+                image[at : at + cache.objsize] = bytes(cache.objsize)
+
+    def free_debug_processing(self, cache: KmemCache, page: Page, address: int) -> None:
+        """Check the object that is about to come back, and make it look free."""
+        error = self._check_slab(cache, page)
+        if error is None and not _is_object(cache, page, address):
+            error = self._slab_err(cache, page, f"Invalid object pointer {address:#x}: not the begin of an object")
+        if error is None and address in (page.word_d or ()):
+            error = self._object_err(cache, page, address, "Object already free")
+        if error is None:
+            error = self._check_object(cache, page, address, active=True)
+            if error is not None:
+                raise error  # its bytes are restored; it stays allocated
+        if error is not None:
+            self.printk(f"FIX {cache.name}: Object at {address:#x} not freed", "err")
+            raise error
+        self._track(cache, address, freed=True)
+        self._trace(cache, page, address, "free")
+        image, layout = cache.images.get(page.pfn), cache.layout
+        if image is not None:
+            at = address - page.address
+            init_object(image, layout, at, active=False)
+            set_freepointer(image, layout, at, page.word_d[-1] if page.word_d else 0)
+
+    def free_slab(self, cache: KmemCache, page: Page) -> KernelBug | None:
+        """Check an empty slab for the last time and forget it; return what was wrong (``__free_slab()``)."""
+        error = self._validate(cache, page, in_use=())
+        cache.images.pop(page.pfn, None)
+        for address in range(page.address, page.address + cache.objects * cache.size, cache.size):
+            cache.tracks.pop(address, None)
+        return error
+
+    def validate_slab(self, cache: KmemCache, page: Page) -> None:
+        """Check every object of a slab (``validate_slab()``)."""
+        free = frozenset(page.word_d or ())
+        objects = range(page.address, page.address + cache.objects * cache.size, cache.size)
+        error = self._validate(cache, page, [address for address in objects if address not in free])
+        if error is not None:
+            raise error
+
+    # bytes
+
+    def read(self, cache: KmemCache, page: Page, start: int, length: int) -> bytes:
+        """Return bytes of a slab, from an address on."""
+        image, at = self._bytes_at(cache, page, start, length)
+        return bytes(image[at : at + length])
+
+    def write(self, cache: KmemCache, page: Page, start: int, data: bytes) -> None:
+        """Write into a slab, whatever lies there: that is what debugging is for."""
+        image, at = self._bytes_at(cache, page, start, len(data))
+        image[at : at + len(data)] = data
+
+    def _bytes_at(self, cache: KmemCache, page: Page, start: int, length: int) -> tuple[bytearray, int]:
+        image = cache.images.get(page.pfn)
+        if image is None:
+            raise ConfigError(f"objects of {cache.name} have no bytes: boot with slub_debug, or create the cache with a debug flag")
+        at = start - page.address
+        if at < 0 or length < 0 or at + length > len(image):
+            raise ConfigError(f"{length} bytes at {start:#x} do not lie in the slab of {cache.name} at {page.address:#x}")
+        return image, at
+
+    # checks: each returns the error, or None
+
+    def _check_slab(self, cache: KmemCache, page: Page) -> KernelBug | None:
+        """Check what a slab says of itself, and the padding at its end (``check_slab()``)."""
+        if page.mapcount > cache.objects:
+            return self._slab_err(cache, page, f"inuse {page.mapcount} > max {cache.objects}")
+        counted = cache.objects - len(page.word_d or ())
+        if page.mapcount != counted:
+            error = self._slab_err(cache, page, f"Wrong object count. Counter is {page.mapcount} but counted were {counted}")
+            page.mapcount = counted
+            return error
+        image = cache.images.get(page.pfn)
+        if image is None:
+            return None
+        fault = check_padding(image, cache.layout, cache.objects)
+        if fault is None:
+            return None
+        error = self._slab_err(cache, page, f"Padding overwritten. {_span(page, fault)}")
+        self._restore(cache, page, image, fault)
+        return error
+
+    def _check_object(self, cache: KmemCache, page: Page, address: int, *, active: bool) -> KernelBug | None:
+        """Check the bytes of one object, and its free pointer where nobody may have written over it (``check_object()``)."""
+        image, layout = cache.images.get(page.pfn), cache.layout
+        if image is None:
+            return None
+        at = address - page.address
+        fault = check_object(image, layout, at, active=active)
+        if fault is not None:
+            first = f"INFO: {_span(page, fault)}. First byte {fault.found:#x} instead of {fault.expected:#x}"
+            error = self._object_err(cache, page, address, f"{fault.what} overwritten", first)
+            self._restore(cache, page, image, fault)
+            return error
+        if active and not layout.offset:
+            return None
+        pointer = get_freepointer(image, layout, at)
+        if not pointer or _is_object(cache, page, page.address & -1 << 8 * layout.word | pointer):
+            return None
+        error = self._object_err(cache, page, address, "Freepointer corrupt")
+        free = page.word_d or []
+        below = free.index(address) if address in free else 0
+        set_freepointer(image, layout, at, free[below - 1] if below else 0)  # the kernel loses the rest of the list here
+        return error
+
+    def _validate(self, cache: KmemCache, page: Page, in_use: list[int] | tuple[()]) -> KernelBug | None:
+        error = self._check_slab(cache, page)
+        for address in range(page.address, page.address + cache.objects * cache.size, cache.size):
+            error = error or self._check_object(cache, page, address, active=address in in_use)
+        return error
+
+    # what is said
+
+    def _restore(self, cache: KmemCache, page: Page, image: bytearray, fault: Fault) -> None:
+        self.printk(f"FIX {cache.name}: Restoring {_span(page, fault)}={fault.expected:#x}", "err")
+        restore(image, fault)
+
+    def _slab_err(self, cache: KmemCache, page: Page, text: str) -> KernelBug:
+        """Report a slab (``slab_err()``)."""
+        return self._bug(cache, page, text, [_page_info(page)])
+
+    def _object_err(self, cache: KmemCache, page: Page, address: int, text: str, *more: str) -> KernelBug:
+        """Report an object: who had it, its slab, its bytes (``object_err()``, ``print_trailer()``)."""
+        return self._bug(cache, page, f"{text}: object {address:#x}", [*more, *self.trailer(cache, page, address)])
+
+    def trailer(self, cache: KmemCache, page: Page, address: int) -> list[str]:
+        """Return the INFO lines of an object (``print_trailer()``)."""
+        lines = []
+        if cache.flags & SLAB_STORE_USER:
+            for what, track in zip(("Allocated", "Freed"), cache.tracks.get(address, ()), strict=False):
+                if track is not None:
+                    age = self.sched.jiffies - track.when
+                    lines.append(f"INFO: {what} in {track.comm} age={age} cpu={track.cpu} pid={track.pid}")
+        image, layout = cache.images.get(page.pfn), cache.layout
+        at = address - page.address
+        pointer = get_freepointer(image, layout, at) if image is not None else 0
+        lines += [_page_info(page), f"INFO: Object {address:#x} @offset={at} fp={pointer:#x}"]
+        if image is not None:
+            lines += _section("Object", address, image[at : at + min(layout.objsize, _SHOWN)])
+            if layout.has_red_zone:
+                lines += _section("Redzone", address + layout.objsize, image[at + layout.objsize : at + layout.inuse])
+            lines += _section("Padding", address + layout.pad, image[at + layout.pad : at + layout.size])
+        return lines
+
+    def _bug(self, cache: KmemCache, page: Page, text: str, lines: list[str]) -> KernelBug:
+        """Print a report, and return the exception that says the same (``slab_bug()``)."""
+        headline = f"BUG {cache.name}: {text}"
+        self.printk("\n".join(["=" * 77, headline, "-" * 77, *lines]), "err")
+        return KernelBug("\n".join([headline, *lines]), page)
+
+    def _track(self, cache: KmemCache, address: int, *, freed: bool) -> None:
+        """Note who takes or frees an object (``set_track()``)."""
+        if cache.flags & SLAB_STORE_USER:
+            task = self.sched.current
+            track = Track(task.comm, task.pid, self.sched.cpu.id, self.sched.jiffies)
+            allocated, was_freed = cache.tracks.get(address, (None, None))
+            cache.tracks[address] = (allocated, track) if freed else (track, was_freed)
+
+    def _trace(self, cache: KmemCache, page: Page, address: int, what: str) -> None:
+        if cache.flags & SLAB_TRACE:
+            first = page.word_d[-1] if page.word_d else 0
+            self.printk(f"TRACE {cache.name} {what} {address:#x} inuse={page.mapcount} fp={first:#x}")
+
+
+def bad_free(cache: KmemCache, page: Page | None, address: int | None, more: list[str]) -> NoReturn:
+    """Stop at an address that ``cache`` never handed out; the kernel would oops, or damage the page's owner."""
     shown = "None" if address is None else f"{address:#x}"
     if page is None:
-        raise KernelBug(f"slub {cache.name}: {shown} is no address of memory")
+        raise KernelBug(f"BUG {cache.name}: {shown} is no address of memory")
     if not page.flags & PG_slab:
-        raise KernelBug(f"slub {cache.name}: {shown} lies in a page that is no slab", page)
-    raise KernelBug(f"slub {cache.name}: {shown} belongs to cache {page.mapping.name}", page)
+        raise KernelBug(
+            f"BUG {cache.name}: Attempt to free object({shown}) outside of slab: it lies in a page that is no slab", page
+        )
+    raise KernelBug("\n".join([f"BUG {cache.name}: {shown} belongs to cache {page.mapping.name}", *more]), page)
 
 
-def _check_valid_pointer(cache: KmemCache, page: Page, address: int) -> None:
+def has_debugging(flags: int) -> bool:
+    """Tell whether a cache with these flags is debugged."""
+    return flags & (DEBUG_FLAGS | SLAB_TRACE) != 0
+
+
+def _is_object(cache: KmemCache, page: Page, address: int) -> bool:
+    """Tell whether an address is the begin of an object of a slab (``check_valid_pointer()``)."""
     offset = address - page.address
-    if not 0 <= offset < cache.objects * cache.size or offset % cache.size:
-        raise KernelBug(f"slub {cache.name}: {address:#x} is not the begin of an object", page)
+    return 0 <= offset < cache.objects * cache.size and offset % cache.size == 0
 
 
-def free_objects(cache: KmemCache, page: Page) -> list[int]:
-    """Return the free objects of a slab: those on its own list and those that a CPU took."""
-    free = list(page.word_d or ())
-    for c in cache.cpu_slab:
-        if c.page is page:
-            free += c.freelist
-    return free
+def _span(page: Page, fault: Fault) -> str:
+    return f"{page.address + fault.start:#x}-{page.address + fault.end - 1:#x}"
 
 
-def objects_in_use(cache: KmemCache) -> int:
-    """Count the objects that users hold."""
-    return sum(cache.objects - len(free_objects(cache, page)) for page in cache.slabs.values())
+def _page_info(page: Page) -> str:
+    first = page.word_d[-1] if page.word_d else 0
+    return f"INFO: Slab {page.address:#x} used={page.mapcount} fp={first:#x} flags={page.flags:#06x}"
 
 
-def check_cache(cache: KmemCache) -> None:
-    """Assert the invariants of a cache and all its slabs."""
-    cpu_pages: dict[int, KmemCacheCpu] = {}
-    for cpu, c in enumerate(cache.cpu_slab):
-        _check_cpu_slab(cache, cpu, c)
-        if c.page is not None:
-            if c.page.pfn in cpu_pages:
-                raise KernelBug(f"slub {cache.name}: two CPUs hold the slab {c.page.pfn:#x}", c.page)
-            cpu_pages[c.page.pfn] = c
-    for pfn, page in cache.slabs.items():
-        _check_slab(cache, page, cpu_pages.get(pfn))
-    stray = [pfn for pfn in (*cache.partial, *cpu_pages) if pfn not in cache.slabs]
-    if stray:
-        raise KernelBug(f"slub {cache.name}: pages {stray} are listed, but are no slabs of it", cache)
-
-
-def _check_cpu_slab(cache: KmemCache, cpu: int, c: KmemCacheCpu) -> None:
-    """Assert what holds for the slab of one CPU."""
-    if c.page is None and c.freelist:
-        raise KernelBug(f"slub {cache.name}: CPU {cpu} has free objects without a slab", c)
-    if c.fast_pfn < 0 and c.freelist:
-        raise KernelBug(f"slub {cache.name}: CPU {cpu} hands objects out singly, but has a freelist", c)
-    if c.fast_pfn >= 0 and (c.page is None or c.page.pfn != c.fast_pfn):
-        raise KernelBug(f"slub {cache.name}: CPU {cpu} would take frees of a slab that it does not hold", c)
-
-
-def _check_slab(cache: KmemCache, page: Page, c: KmemCacheCpu | None) -> None:
-    """Assert what holds for one slab page; ``c`` is the CPU that holds it."""
-    where = f"slub {cache.name}: slab {page.pfn:#x}"
-    if page.mapping is not cache or not page.flags & PG_slab:
-        raise KernelBug(f"{where} is not marked as a slab of the cache", page)
-    free = free_objects(cache, page)
-    if len(frozenset(free)) != len(free):
-        twice = next(address for place, address in enumerate(free) if address in free[:place])
-        raise KernelBug(f"{where}: object {twice:#x} was freed twice", page)
-    base, end = page.address, page.address + cache.objects * cache.size
-    for address in free:
-        if not base <= address < end or (address - base) % cache.size:
-            raise KernelBug(f"{where}: {address:#x} is on its freelist, but is no object of it", page)
-    if page.mapcount + len(page.word_d or ()) != cache.objects:
-        raise KernelBug(f"{where}: inuse {page.mapcount} and {len(page.word_d or ())} free of {cache.objects}", page)
-    if bool(page.flags & PG_frozen) != (c is not None):
-        raise KernelBug(f"{where}: frozen flag and cpu slabs disagree", page)
-    listed = page.pfn in cache.partial
-    if c is not None and listed:
-        raise KernelBug(f"{where} is a cpu slab and on the partial list", page)
-    if c is None and listed != bool(page.word_d):
-        raise KernelBug(f"{where}: {len(page.word_d or ())} free objects, on the partial list: {listed}", page)
+def _section(title: str, address: int, data: bytearray) -> list[str]:
+    """Write bytes in rows of 16 (``print_section()``)."""
+    lines = []
+    for row in range(0, len(data), 16):
+        part = data[row : row + 16]
+        text = "".join(chr(byte) if 0x21 <= byte <= 0x7E else "." for byte in part)
+        lines.append(f"{title if row == 0 else '':>8} {address + row:#x}:  {part.hex(' '):<47} {text}")
+    return lines

@@ -6,8 +6,11 @@ Interface
 
 Rules
     * ``page.reserve`` (patch 02) is read straight after the page was allocated: its slot is the freelist's too.
-    * A slab is frozen (held by a CPU), partial (on the cache's list), or full (in no list).
-    * Left out: NUMA, slab_lock and list_lock: nothing switches tasks while lists are changed.
+    * A slab is frozen (held by a CPU), partial (on the cache's list of the page's node), or full (in no list).
+    * A node's list serves that node. Slabs of other nodes are filled up only now and then (defrag_ratio; the clock's nanoseconds
+      are the dice, as get_cycles() is), and only from lists that are longer than the minimum.
+    * Left out: slab_lock and list_lock: nothing switches tasks while lists are changed. The slabs of SLAB_DESTROY_BY_RCU go
+      at once: there are no RCU readers. The struct of a node (kmem_cache_node) costs no memory.
 """
 
 from __future__ import annotations
@@ -15,29 +18,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
-from kemu.mm.gfp import GFP_CONSTRAINT_MASK, GFP_RECLAIM_MASK, GFP_RECLAIM_MASK_BASE, PAGE_SHIFT, gfp_t
+from kemu.mm.cpuset import cpuset_zone_allowed_hardwall
+from kemu.mm.gfp import (
+    _GFP_DMA32,
+    _GFP_HIGHMEM,
+    _GFP_THISNODE,
+    GFP_CONSTRAINT_MASK,
+    GFP_RECLAIM_MASK,
+    GFP_RECLAIM_MASK_BASE,
+    GFP_ZONEMASK,
+    PAGE_SHIFT,
+    gfp_t,
+)
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
-from kemu.mm.slub_cache import MIN_PARTIAL, KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
-from kemu.mm.slub_geometry import DEBUG_FLAGS
+from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
+from kemu.mm.slub_debug import SlubDebug, has_debugging
+from kemu.mm.slub_geometry import SLAB_RECLAIM_ACCOUNT
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
     from kemu.mm.page_alloc import PageAllocator
 
+_GFP_SLAB_BUG_MASK = _GFP_DMA32 | _GFP_HIGHMEM  # objects have an address always
+
 
 class SlubPages:
     """The slab pages of all caches of a machine.
 
+    :param slub_debug: the boot word (slub_debug.py).
     :ivar caches: every cache by name.
     """
 
-    def __init__(self, kernel: Kernel, page_alloc: PageAllocator) -> None:
+    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub_debug: str = "") -> None:
         self.kernel = kernel
         self.patched = kernel.patched
         self.fixed = kernel.fixed
         self.page_alloc = page_alloc
         self.sched = kernel.sched
         self.vmstat = page_alloc.vmstat
+        self.debug = SlubDebug(kernel, slub_debug)
         self.caches: dict[str, KmemCache] = {}
         self.mem_map = page_alloc.mem_map
         self._cache_of: dict[int, KmemCache] = {}  # page->slab of every slab's pages, for kfree() in one step
@@ -77,9 +96,15 @@ class SlubPages:
             holders[name] = holders.get(name, 0) + 1
         return holders
 
-    def _new_slab(self, cache: KmemCache, gfp: gfp_t) -> tuple[Page | None, int]:
+    def _new_slab(self, cache: KmemCache, gfp: gfp_t, node: int = -1) -> tuple[Page | None, int]:
         """Get a page and lay out its objects (``new_slab()``); return it and, with patch 03, its reserve tag."""
-        page = self.page_alloc.alloc_pages((gfp & self._page_mask) | cache.allocflags, cache.order)
+        if gfp & _GFP_SLAB_BUG_MASK:
+            raise KernelBug(f"slub {cache.name}: BUG_ON(flags & GFP_SLAB_BUG_MASK): {gfp:#x} asks for memory without an address")
+        asked = (gfp & self._page_mask) | cache.allocflags
+        if node < 0:
+            page = self.page_alloc.alloc_pages(asked, cache.order)
+        else:
+            page = self.page_alloc.alloc_pages_node(node, asked, cache.order)
         if page is None:
             return None, 0
         reserve = 0
@@ -89,8 +114,6 @@ class SlubPages:
                 page.flags |= PG_slab_reserve
 
         page.flags |= PG_slab
-        if cache.flags & DEBUG_FLAGS:
-            page.flags |= PG_slab_debug
         page.mapping = cache
         page.mapcount = 0
         size = cache.size
@@ -100,7 +123,10 @@ class SlubPages:
         cache.slabs[page.pfn] = page
         for pfn in range(page.pfn, page.pfn + (1 << cache.order)):
             self._cache_of[pfn] = cache
-        self.vmstat.nr_slab += 1 << cache.order
+        self._account(cache, 1 << cache.order)
+        if has_debugging(cache.flags):
+            page.flags |= PG_slab_debug
+            self.debug.setup_slab(cache, page)
         if cache.ctor is not None:
             for address in reversed(page.word_d):
                 cache.ctor(address)
@@ -110,25 +136,44 @@ class SlubPages:
         """Give an empty slab back to the page allocator (``discard_slab()``)."""
         if page.mapcount:
             raise KernelBug(f"slub {cache.name}: discarding a slab with {page.mapcount} objects in use", page)
+        error = self.debug.free_slab(cache, page) if page.flags & PG_slab_debug else None
         del cache.slabs[page.pfn]
         for pfn in range(page.pfn, page.pfn + (1 << cache.order)):
             del self._cache_of[pfn]
-        self.vmstat.nr_slab -= 1 << cache.order
+        self._account(cache, -(1 << cache.order))
         page.flags &= ~(PG_slab | PG_slab_debug | PG_frozen | PG_slab_reserve)
         page.mapping = None
         page.word_d = page.word_d[-1]  # what the slot of a free page would show
         self.page_alloc.free_pages(page, cache.order)
+        if error is not None:
+            raise error
 
-    def _get_partial(self, cache: KmemCache, gfp: gfp_t) -> Page | None:
-        """Take the first partial slab and freeze it (``get_partial_node()``)."""
-        partial = cache.partial
+    def _account(self, cache: KmemCache, pages: int) -> None:
+        """Count slab pages (NR_SLAB_RECLAIMABLE, NR_SLAB_UNRECLAIMABLE)."""
+        self.vmstat.nr_slab += pages
+        if cache.flags & SLAB_RECLAIM_ACCOUNT:
+            self.vmstat.nr_slab_reclaimable += pages
+
+    def _get_partial(self, cache: KmemCache, gfp: gfp_t, node: int = -1) -> Page | None:
+        """Take a partial slab and freeze it: of the wanted node, else perhaps of another (``get_partial()``)."""
+        partials = cache.partials
+        if len(partials) == 1:
+            return self._get_partial_node(cache, gfp, 0) if partials[0] else None
+        page = self._get_partial_node(cache, gfp, self.page_alloc.numa_node_id() if node < 0 else node)
+        if page is not None or gfp & _GFP_THISNODE:
+            return page
+        return self._get_any_partial(cache, gfp)
+
+    def _get_partial_node(self, cache: KmemCache, gfp: gfp_t, node: int) -> Page | None:
+        """Take the first partial slab of a node and freeze it (``get_partial_node()``)."""
+        partial = cache.partials[node]
         if not partial:
             return None
         if self.patched.slub_reserve:  # [p03]
             if self.fixed.b03a:  # [b03a]
                 page = next(iter(partial.values()))
                 if page.flags & PG_slab_reserve:
-                    allowed = self._first_allowed(cache, gfp)
+                    allowed = self._first_allowed(cache, gfp, node)
                     if allowed is None:
                         return None
                     page = allowed
@@ -139,10 +184,10 @@ class SlubPages:
         page.flags |= PG_frozen
         return page
 
-    def _first_allowed(self, cache: KmemCache, gfp: gfp_t) -> Page | None:
+    def _first_allowed(self, cache: KmemCache, gfp: gfp_t, node: int) -> Page | None:
         """Return the first partial slab that the caller may use: one from the reserve only if he is entitled to it."""
         entitled = None
-        for page in cache.partial.values():
+        for page in cache.partials[node].values():
             if not page.flags & PG_slab_reserve:
                 return page
             if entitled is None:
@@ -151,36 +196,51 @@ class SlubPages:
                 return page
         return None
 
+    def _get_any_partial(self, cache: KmemCache, gfp: gfp_t) -> Page | None:
+        """Take a partial slab of the nearest node that has more than the minimum (``get_any_partial()``)."""
+        if not cache.defrag_ratio or self.sched.now % 1024 > cache.defrag_ratio:
+            return None
+        for zone in self.page_alloc.nodes[self._slab_node()].zonelists[gfp & GFP_ZONEMASK]:
+            allowed = cpuset_zone_allowed_hardwall(self.sched, zone.node, gfp)
+            if allowed and len(cache.partials[zone.node]) > cache.min_partial:
+                page = self._get_partial_node(cache, gfp, zone.node)
+                if page is not None:
+                    return page
+        return None
+
+    def _slab_node(self) -> int:
+        """Return the node where the running task's policy begins to look; the local one without a policy (``slab_node()``)."""
+        return self.page_alloc.numa_node_id()
+
     def _deactivate_slab(self, cache: KmemCache, c: KmemCacheCpu) -> None:
         """Take the cpu slab away from its CPU (``deactivate_slab()``); what the CPU still had of it goes back to the page."""
         page = c.page
         assert page is not None
-        at_head = bool(c.freelist) and self._return_freelist(c, page)
+        self._return_freelist(c, page)
         c.page = None
         c.fast_pfn = -1
         page.flags &= ~PG_frozen
+        partial = cache.partials[page.zone.node]
         if page.mapcount:
             if page.word_d:
-                cache.partial[page.pfn] = page
-                if at_head:  # its objects are in the CPU's cache
-                    cache.partial.move_to_end(page.pfn, last=False)
-        elif len(cache.partial) < MIN_PARTIAL:
+                partial[page.pfn] = page
+                partial.move_to_end(page.pfn, last=False)
+        elif len(partial) < cache.min_partial:
             # kept to spare the page allocator; at the end, so that it is used last
-            cache.partial[page.pfn] = page
+            partial[page.pfn] = page
         else:
             self._discard_slab(cache, page)
 
     @staticmethod
-    def _return_freelist(c: KmemCacheCpu, page: Page) -> bool:
-        """Put the CPU's free objects back on its page; tell whether there were any."""
+    def _return_freelist(c: KmemCacheCpu, page: Page) -> None:
+        """Put the CPU's free objects back on its page."""
         if not c.freelist:
-            return False
+            return
         freelist = page.word_d or []
         while c.freelist:
             freelist.append(c.freelist.pop())
             page.mapcount -= 1
         page.word_d = freelist
-        return True
 
     def flush_cpu_slab(self, cache: KmemCache, cpu: int) -> None:
         """Make a CPU give up its slab (``__flush_cpu_slab()``); its reserve tag stays as it is."""

@@ -44,7 +44,7 @@ PATCH = Patch(
         "kemu.mm.slub.Slub._prefer_cpu_slab",
         "kemu.mm.slub.Slub._slab_alloc",
         "kemu.mm.slub.Slub.check",
-        "kemu.mm.slub_pages.SlubPages._get_partial",
+        "kemu.mm.slub_pages.SlubPages._get_partial_node",
         "kemu.mm.slub_pages.SlubPages._new_slab",
     ),
     fate=(

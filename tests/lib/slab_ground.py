@@ -14,11 +14,11 @@ from mm_ground import MIB, Ground, ground
 class SlabGround:
     """A machine, its page allocator, its slabs; ``floor()`` and ``relief()`` change the weather."""
 
-    def __init__(self, ground_: Ground) -> None:
+    def __init__(self, ground_: Ground, slub_debug: str = "", *, merge: bool = False) -> None:
         self.ground = ground_
         self.kernel = ground_.kernel
         self.pa = ground_.pa
-        self.slub = Slub(self.kernel, self.pa)
+        self.slub = Slub(self.kernel, self.pa, slub_debug=slub_debug, merge=merge)
         self.task = ground_.task
 
     def cpu(self, number: int) -> None:
@@ -49,7 +49,15 @@ class SlabGround:
 
 
 @contextmanager
-def slab_ground(mem: int = 32 * MIB, patches: str = "all", fixes: str = "all", ncpus: int = 1) -> Iterator[SlabGround]:
+def slab_ground(
+    mem: int = 32 * MIB,
+    patches: str = "all",
+    fixes: str = "all",
+    ncpus: int = 1,
+    slub_debug: str = "",
+    *,
+    merge: bool = False,
+) -> Iterator[SlabGround]:
     """Boot one, and end it."""
     with ground(mem, patches, fixes, ncpus) as ground_:
-        yield SlabGround(ground_)
+        yield SlabGround(ground_, slub_debug, merge=merge)
