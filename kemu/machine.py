@@ -32,6 +32,7 @@ from kemu.mm.backing_dev import BackingDev, Congestion
 from kemu.mm.filemap import Filemap
 from kemu.mm.lru import Lru
 from kemu.mm.memory import Memory
+from kemu.mm.memory_hotplug import MemoryHotplug
 from kemu.mm.nodes import MAX_NUMNODES, topology
 from kemu.mm.numa import NumaPageAllocator
 from kemu.mm.oom_kill import OomKiller
@@ -120,6 +121,7 @@ class Machine:
         allocator = NumaPageAllocator if config.nodes > 1 else PageAllocator
         self.page_alloc = build(allocator, kernel, config.mem, arch=config.arch, topo=topology(config.nodes, config.cpus))
         self.vmstat = self.page_alloc.vmstat
+        self.memory_hotplug = build(MemoryHotplug, self.page_alloc)
         self.slub = build(Slub, kernel, self.page_alloc)
         node_cache = self.slub.kmem_cache_create("radix_tree_node", NODE_SIZE)
         self.radix_nodes = build(
