@@ -4,8 +4,9 @@ Trigger
     mem_reserve_connect() for a reserve that has a parent already.
 
 Consequence
-    v14 does not look. The child is linked twice and its pages are added twice: the tree is corrupted,
-    and a later disconnect takes away only half of them.
+    v14 does not look. The child is put on a list while it is on one, and its pages are added twice. A
+    later disconnect takes away only half of them, and who reads /proc/reserve_info walks in a circle
+    with the mutex held.
 """
 
 from __future__ import annotations

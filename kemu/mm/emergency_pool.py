@@ -41,21 +41,22 @@ class EmergencyPool:
         if not self.patched.emergency_pool:  # [p08]
             return 0
         self.var_free_mutex.mutex_lock(("memory", self.page_alloc))
+        if self.min_free.var_free_kbytes + pages * (PAGE_SIZE >> 10) < 0:
+            self.var_free_mutex.mutex_unlock()
+            raise KernelBug(f"emergency pool of {self.min_free.var_free_kbytes} kB is reduced by {-pages} pages")
         self._adjust(pages)
         ret = 0
         if pages > 0 and not self._test_reserve_limits():
             self._adjust(-pages)
             ret = -ENOMEM
-        self.kernel.printk(f"Emergency reserve: {self.min_free.var_free_kbytes}")
+        else:
+            self.kernel.printk(f"Emergency reserve: {self.min_free.var_free_kbytes}", "debug")
         self.var_free_mutex.mutex_unlock()
         return ret
 
     def _adjust(self, pages: int) -> None:
         """Change the size and all marks (__adjust_memalloc_reserve)."""
-        kbytes = self.min_free.var_free_kbytes + pages * (PAGE_SIZE >> 10)
-        if kbytes < 0:
-            raise KernelBug(f"emergency pool of {self.min_free.var_free_kbytes} kB is reduced by {-pages} pages")
-        self.min_free.var_free_kbytes = kbytes
+        self.min_free.var_free_kbytes += pages * (PAGE_SIZE >> 10)
         self.min_free.setup_per_zone_pages_min()
 
     def _test_reserve_limits(self) -> bool:

@@ -1,7 +1,7 @@
 """Memory reserves: from many independent demands to one number of pages (patch 11: mm: memory reserve management).
 
 Interface
-    * :class:`MemReserve`: a node of the tree. :class:`Reserves`: the tree, and everything that may be done to it:
+    * :class:`MemReserve`: a node of the tree (reserve_tree.py). :class:`Reserves`: the tree, and everything that may be done to it:
       ``mem_reserve_init``, ``_connect``, ``_disconnect``; ``_pages_set``, ``_pages_add``, ``_kmalloc_set``, ``_kmem_cache_set``;
       ``_pages_charge``, ``_kmalloc_charge``, ``_kmem_cache_charge``; ``reserve_info()``, the text of /proc/reserve_info.
 
@@ -13,8 +13,12 @@ Rules
       whatever they count, so only where all children count the same does the sum mean anything.
     * A charge touches one node, not its parents. "set" is for leaves: it takes what the node has for its own.
     * The calls that change sizes may sleep; charges may not and do not.
+    * Pages are a long here and an int in adjust_memalloc_reserve(): what the emergency pool gets is the difference cut off to 32
+      bits. That matters for the absurd demands of b18b alone: 2**32 pages less a few take a few pages away.
+    * An oops (a pool of less than nothing) leaves tree and mutex as they were.
     * With the patch off there is no tree that counts: one constant reserve is set by hand, and every charge succeeds.
-    * Left out: the nodes' spinlocks: nothing can come between two lines of a charge.
+    * Left out: the nodes' spinlocks: nothing can come between two lines of a charge. reserve_info() does not take the mutex: people
+      look at a machine that stands still.
 """
 
 from __future__ import annotations
@@ -22,9 +26,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
-from kemu.kernel.errno import EEXIST, EINVAL, ENOMEM
+from kemu.kernel.errno import EEXIST, EINVAL
 from kemu.kernel.spinlock import Mutex
 from kemu.mm.gfp import GFP_ATOMIC, PAGE_SHIFT
+from kemu.mm.reserve_tree import MemReserve, add_limit, add_pages, check_tree, link, show_item, unlink
 from kemu.mm.slub_cache import KmemCache
 
 if TYPE_CHECKING:
@@ -32,34 +37,7 @@ if TYPE_CHECKING:
     from kemu.mm.page_alloc import PageAllocator
     from kemu.mm.slub import Slub
 
-_ABSURD = 1 << 31
-"""Pages that no machine of this kind has: as a number of kB it is beyond the int that adjust_memalloc_reserve() keeps."""
-
-
-class MemReserve:
-    """``struct mem_reserve``.
-
-    :ivar pages: what the node and all below it need.
-    :ivar limit: what may be charged.
-    :ivar usage: what is charged.
-    :ivar peak: the most that ever was charged; for reports.
-    :ivar children: newest first, as list_add() puts them.
-    """
-
-    __slots__ = ("children", "limit", "name", "pages", "parent", "peak", "usage")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.parent: MemReserve | None = None
-        self.children: list[MemReserve] = []
-        self.pages = 0
-        self.limit = 0
-        self.usage = 0
-        self.peak = 0
-
-    def __repr__(self) -> str:
-        """Show what an oops would print."""
-        return f"<MemReserve {self.name!r} pages={self.pages} usage={self.usage} limit={self.limit} children={len(self.children)}>"
+__all__ = ["MemReserve", "Reserves"]
 
 
 class Reserves:
@@ -103,13 +81,10 @@ class Reserves:
         if self.fixed.b11:  # [b11]
             if new_child.parent is not None:
                 return -EEXIST
-        before = new_child.parent
-        new_child.parent = node
-        node.children.insert(0, new_child)
+        link(new_child, node)
         error = self._add(node, new_child.pages, new_child.limit)
         if error:
-            node.children.remove(new_child)
-            new_child.parent = before
+            unlink(new_child)
         return error
 
     def mem_reserve_disconnect(self, node: MemReserve) -> int:
@@ -121,8 +96,7 @@ class Reserves:
         self._mutex.mutex_lock()
         error = self._add(node.parent, -node.pages, -node.limit)
         if not error:
-            node.parent.children.remove(node)
-            node.parent = None
+            unlink(node)
         self._mutex.mutex_unlock()
         return error
 
@@ -170,18 +144,24 @@ class Reserves:
         Only what arrives at the root is asked of the page allocator; if that fails, the pages are taken back all the way.
         """
         root_before = self.root.pages
-        _add_pages(node, pages)
+        add_pages(node, pages)
         delta = self.root.pages - root_before
         if delta:
-            error = self.page_alloc.adjust_memalloc_reserve(delta) if delta < _ABSURD else -ENOMEM
+            error = self._adjust(node, pages, _c_int(delta))
             if error:
-                _add_pages(node, -pages)
+                add_pages(node, -pages)
                 return error
-        above: MemReserve | None = node
-        while above is not None:
-            above.limit += limit
-            above = above.parent
+        add_limit(node, limit)
         return 0
+
+    def _adjust(self, node: MemReserve, pages: int, delta: int) -> int:
+        """Change the emergency pool; who asks for less than nothing gets an oops and leaves no trace of it."""
+        try:
+            return self.page_alloc.adjust_memalloc_reserve(delta)
+        except KernelBug:
+            add_pages(node, -pages)
+            self._mutex.mutex_unlock()
+            raise
 
     # use
 
@@ -190,7 +170,7 @@ class Reserves:
         return self._charge(reserve, pages, overcommit)
 
     def mem_reserve_kmalloc_charge(self, reserve: MemReserve, nbytes: int, overcommit: int = 0) -> int:
-        """Charge bytes, rounded up to a power of two as kmalloc() would."""
+        """Charge bytes, rounded up to a power of two as kmalloc() would; 0, of which C says nothing, is nothing."""
         if nbytes < 0:
             return self._charge(reserve, -(1 << (-nbytes - 1).bit_length()), overcommit)
         return self._charge(reserve, 1 << (nbytes - 1).bit_length() if nbytes else 0, overcommit)
@@ -213,13 +193,12 @@ class Reserves:
     def reserve_info(self) -> str:
         """Return the text of /proc/reserve_info (mode 0400): siblings stand in the reverse order of their connection."""
         lines: list[str] = []
-        _show_item(self.root, 0, lines)
+        show_item(self.root, 0, lines)
         return "".join(lines)
 
     def check(self) -> None:
         """Assert the tree's invariants."""
-        seen: dict[int, MemReserve] = {}
-        _check_node(self.root, seen)
+        check_tree(self.root)
         if self.root.parent is not None:
             raise KernelBug("the root reserve has a parent", self.root)
         if self.patched.emergency_pool:  # [p08]
@@ -229,31 +208,6 @@ class Reserves:
                 raise KernelBug(f"the reserves want {wanted} pages, the emergency pool has {backed}", self.root)
 
 
-def _add_pages(node: MemReserve | None, pages: int) -> None:
-    """Add pages to a node and all above it."""
-    while node is not None:
-        node.pages += pages
-        node = node.parent
-
-
-def _show_item(reserve: MemReserve, nesting: int, lines: list[str]) -> None:
-    """Write a node and, indented, its children (``mem_reserve_show_item()``)."""
-    kbytes = reserve.pages << (PAGE_SHIFT - 10)
-    lines.append(f"{'  ' * nesting}{reserve.name:<30} {kbytes}K ({reserve.usage}/{reserve.limit})\n")
-    for child in reserve.children:
-        _show_item(child, nesting + 1, lines)
-
-
-def _check_node(reserve: MemReserve, seen: dict[int, MemReserve]) -> None:
-    """Assert that a subtree is a tree, and that no node has less than its children together."""
-    if id(reserve) in seen:
-        raise KernelBug(f"reserve {reserve.name!r} is in the tree twice", reserve)
-    seen[id(reserve)] = reserve
-    if reserve.usage < 0:
-        raise KernelBug(f"reserve {reserve.name!r}: usage {reserve.usage}", reserve)
-    if reserve.children and reserve.pages < sum(child.pages for child in reserve.children):
-        raise KernelBug(f"reserve {reserve.name!r} has {reserve.pages} pages, its children have more", reserve)
-    for child in reserve.children:
-        if child.parent is not reserve:
-            raise KernelBug(f"reserve {child.name!r} hangs below {reserve.name!r}, but does not know it", child)
-        _check_node(child, seen)
+def _c_int(value: int) -> int:
+    """Cut a long off to an int."""
+    return ((value + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)

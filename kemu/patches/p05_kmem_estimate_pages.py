@@ -25,7 +25,7 @@ What to watch
     * It grows with n and with C, and is never below ceil(n * size / 4096).
     * CPUs that come online later are not counted: the number is taken at the time of the call. This
       is what b31b is about.
-    * The byte count is unsigned in C: a negative value becomes an enormous one (b18b).
+    * Bytes are a size_t and the answer an unsigned int: a negative count becomes nothing or 2**32 less some (b18b).
     * Off: pages are ceil(bytes / 4096). One object of each class on each of four CPUs, and the
       reserve is short by up to 48 pages.
 """
@@ -45,6 +45,7 @@ PATCH = Patch(
     touches=(
         "kemu.mm.slub_estimate",
         "kemu.mm.slub_estimate.SlubEstimates.kestimate",
+        "kemu.mm.slub_estimate.SlubEstimates.kestimate_single",
         "kemu.mm.slub_estimate.SlubEstimates.kmem_estimate_pages",
     ),
     fate=(

@@ -41,6 +41,7 @@ PATCH = Patch(
     needs=(),
     wants=("kmem_estimate_pages", "emergency_pool"),
     touches=(
+        "kemu.fs.proc.Proc.__init__",
         "kemu.mm.reserve",
         "kemu.mm.reserve.Reserves.__init__",
         "kemu.mm.reserve.Reserves._charge",
@@ -49,6 +50,7 @@ PATCH = Patch(
         "kemu.mm.reserve.Reserves.mem_reserve_connect",
         "kemu.mm.reserve.Reserves.mem_reserve_disconnect",
         "kemu.mm.reserve.Reserves.mem_reserve_pages_add",
+        "kemu.mm.reserve_tree",
         "kemu_net.core.net_reserve.NetReserves.check",
     ),
     fate=(

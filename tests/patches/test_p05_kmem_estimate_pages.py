@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kemu.errors import KernelBug
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL
 from kemu.mm.slub_geometry import KMALLOC_SIZES
 from slab_ground import MIB, slab_ground
@@ -46,9 +47,32 @@ def test_a_size_that_has_no_cache_counts_as_its_pages():
         assert sg.slub.kestimate_single(5000, GFP_ATOMIC, 3) == 6
 
 
-def test_a_negative_number_of_bytes_is_an_astronomical_one():
+def test_a_kmalloc_of_nothing_has_no_cache():
+    with slab_ground() as sg, pytest.raises(KernelBug, match="ZERO_SIZE_PTR"):
+        sg.slub.kestimate_single(0, GFP_ATOMIC, 3)
+
+
+@pytest.mark.parametrize(("nbytes", "pages"), [(-1, 12), (-4096, 10), (-262144, (1 << 32) - 116)])
+def test_a_negative_number_of_bytes_is_a_huge_one_cut_off_to_an_unsigned_int(nbytes, pages):
+    """size_t in, unsigned out: small ones cancel against the overhead of 12 pages."""
     with slab_ground() as sg:
-        assert sg.slub.kestimate(GFP_ATOMIC, -4096) > 1 << 50
+        assert sg.slub.kestimate(GFP_ATOMIC, nbytes) == pages
+
+
+@pytest.mark.parametrize(("objects", "pages"), [(-1, 1), (-7, 1), (-8, 1), (-15, 0), (-800, (1 << 32) - 98)])
+def test_a_negative_number_of_objects_divides_as_in_c(objects, pages):
+    """8 objects a slab, one CPU."""
+    with slab_ground() as sg:
+        assert sg.slub.kmem_estimate_pages(sg.cache(512), GFP_ATOMIC, objects) == pages
+
+
+def test_cpus_that_come_later_are_not_counted():
+    """The estimate is of the moment it is made."""
+    with slab_ground(ncpus=2) as sg:
+        reserve = sg.slub.kestimate(GFP_ATOMIC, 0)
+        sg.kernel.cpus.append(sg.kernel.cpus[0])
+        assert sg.slub.kestimate(GFP_ATOMIC, 0) == reserve + 12
+        sg.kernel.cpus.pop()
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 4096, 4097, 262144])

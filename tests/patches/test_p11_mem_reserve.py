@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EEXIST, EINVAL, ENOMEM
 from kemu.mm.gfp import GFP_KERNEL
 from kemu.mm.reserve import MemReserve, Reserves
+from kemu.mm.reserve_tree import show_item
 from slab_ground import slab_ground
 
 
@@ -105,7 +106,7 @@ def test_growth_that_is_refused_changes_nothing_anywhere(r, monkeypatch, how):
         "connect": lambda: r.mem_reserve_connect(loose, net),
     }[how]()
     assert error == -ENOMEM
-    assert r.reserve_info() == before and loose.parent is None
+    assert r.reserve_info() == before and loose.parent is None and loose not in net.children
 
 
 def test_the_probe_of_the_page_allocator_can_refuse():
@@ -228,6 +229,123 @@ def test_without_the_emergency_pool_sizes_are_accepted_and_nothing_backs_them():
         r.check()
 
 
+def test_off_what_is_raised_later_does_not_move_the_floor():
+    """D.2: ip_rt_max_size is raised; then charges without end."""
+    floors = []
+    for patches in ("all", "all,-11"):
+        with reserves(patches, constant_pages=100) as r:
+            cache = r.slub.kmem_cache_create("ip_dst_cache", 320)
+            routes = r.mem_reserve_init("IPv4 route cache", r.root)
+            before = r.page_alloc.var_free_kbytes
+            assert r.mem_reserve_kmem_cache_set(routes, cache, 2048) == 0
+            granted = sum(r.mem_reserve_kmem_cache_charge(routes, 1) for _ in range(3000))
+            floors.append((r.page_alloc.var_free_kbytes - before, granted))
+            r.check()
+    assert floors == [((-(-2048 // 12) + 1) * 4, 2047), (0, 3000)]
+
+
+# what the section warns of
+
+
+def test_set_on_an_inner_node_takes_the_children_for_its_own(r):
+    net = r.mem_reserve_init("net", r.root)
+    r.mem_reserve_pages_set(r.mem_reserve_init("leaf", net), 30)
+    r.mem_reserve_pages_set(net, 10)
+    assert (net.pages, r.root.pages) == (10, 10), "20 pages that the leaf counts on are gone"
+    with pytest.raises(KernelBug, match="its children have more"):
+        r.check()
+    r.mem_reserve_pages_set(net, 30)
+
+
+def test_limits_of_nodes_above_mix_units(r):
+    net = r.mem_reserve_init("net", r.root)
+    r.mem_reserve_kmalloc_set(r.mem_reserve_init("bytes", net), 262144)
+    r.mem_reserve_pages_set(r.mem_reserve_init("pages", net), 49)
+    assert net.limit == r.root.limit == 262193
+
+
+def test_an_aggregate_of_one_unit_can_be_charged_in_place_of_its_leaves(r):
+    """SKB data reserve: the limits of both fragment caches together."""
+    skb = r.mem_reserve_init("SKB data reserve", r.root)
+    for name in ("IPv4 fragment cache", "IPv6 fragment cache"):
+        r.mem_reserve_kmalloc_set(r.mem_reserve_init(name, skb), 262144)
+    assert sum(r.mem_reserve_kmalloc_charge(skb, 1552) for _ in range(300)) == 255
+
+
+def test_a_limit_that_shrinks_below_usage_grants_nothing_until_enough_came_back(r):
+    leaf = r.mem_reserve_init("leaf", r.root)
+    r.mem_reserve_pages_set(leaf, 10)
+    assert r.mem_reserve_pages_charge(leaf, 9) == 1
+    assert r.mem_reserve_pages_set(leaf, 5) == 0
+    assert leaf.usage == 9 and r.mem_reserve_pages_charge(leaf, 1) == 0
+    r.mem_reserve_pages_charge(leaf, -6)
+    assert r.mem_reserve_pages_charge(leaf, 1) == 1
+
+
+@pytest.mark.parametrize("how", ["set", "add"])
+def test_a_reserve_of_less_than_nothing_is_an_oops_that_leaves_the_tree_whole(r, how):
+    leaf = r.mem_reserve_init("leaf", r.root)
+    r.mem_reserve_pages_set(leaf, 10)
+    with pytest.raises(KernelBug, match="reduced by"):
+        r.mem_reserve_pages_set(leaf, -5) if how == "set" else r.mem_reserve_pages_add(leaf, -15)
+    r.check()
+    assert (leaf.pages, leaf.limit) == (10, 10)
+    assert r.mem_reserve_pages_set(leaf, 3) == 0, "the mutex is free again"
+
+
+def test_without_the_estimates_a_reserve_is_its_bytes():
+    """05 off."""
+    with reserves("all,-5") as r:
+        leaf = r.mem_reserve_init("leaf", r.root)
+        assert r.mem_reserve_kmalloc_set(leaf, 262144) == 0
+        assert r.root.pages == 64
+
+
+# any history
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["pages", "kmalloc", "objects", "add", "connect", "disconnect"]), st.integers(0, 3), st.integers(0, 40)
+        ),
+        max_size=25,
+    ),
+    st.sampled_from(["all", "all,-5"]),
+)
+def test_root_pool_and_sums_agree_after_any_history(steps, patches):
+    """Invariants a, b, c and f."""
+    with reserves(patches) as r:
+        net = r.mem_reserve_init("net")
+        leaves = [r.mem_reserve_init(f"leaf {n}", net if n < 2 else r.root) for n in range(4)]
+        cache = r.slub.kmem_cache_create("objects", 320)
+        for what, n, amount in steps:
+            leaf = leaves[n]
+            before = r.reserve_info(), [(each.pages, each.limit) for each in leaves]
+            setters = {
+                "pages": r.mem_reserve_pages_set,
+                "kmalloc": lambda leaf, amount: r.mem_reserve_kmalloc_set(leaf, 1000 * amount),
+                "objects": lambda leaf, amount: r.mem_reserve_kmem_cache_set(leaf, cache, amount),
+            }
+            if what in setters:
+                assert setters[what](leaf, amount) == 0
+                once = r.reserve_info()
+                assert setters[what](leaf, amount) == 0 and r.reserve_info() == once
+            elif what == "add":
+                assert r.mem_reserve_pages_add(leaf, amount) == 0
+            elif what == "connect":
+                error = r.mem_reserve_connect(net, r.root)
+                assert error in (0, -EEXIST)
+                assert not error or before == (r.reserve_info(), [(each.pages, each.limit) for each in leaves])
+            elif net.parent is not None:
+                assert r.mem_reserve_disconnect(net) == 0
+            r.check()
+            assert net.pages == leaves[0].pages + leaves[1].pages and net.limit == leaves[0].limit + leaves[1].limit
+            connected = leaves if net.parent is not None else leaves[2:]
+            assert r.root.pages == sum(leaf.pages for leaf in connected) == r.page_alloc.var_free_kbytes // 4
+
+
 # b11: connecting what is connected
 
 
@@ -237,18 +355,35 @@ def test_b11_as_posted_pages_are_counted_twice():
         r.mem_reserve_pages_set(leaf, 10)
         assert r.mem_reserve_connect(leaf, r.root) == 0
         assert r.root.pages == 20 and r.page_alloc.var_free_kbytes == 80
-        with pytest.raises(KernelBug, match="in the tree twice"):
+        assert r.mem_reserve_disconnect(leaf) == 0
+        assert r.root.pages == 10 and r.page_alloc.var_free_kbytes == 40, "10 pages are gone for good"
+        with pytest.raises(KernelBug, match="connected to nothing"):
+            r.mem_reserve_disconnect(leaf)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("other_parent", [False, True])
+def test_b11_as_posted_whoever_walks_the_tree_never_returns(place, other_parent):
+    """list_add() of what is on a list: the old neighbours still point to it."""
+    with reserves(fixes="all,-b11") as r:
+        net = r.mem_reserve_init("net", r.root)
+        leaves = [r.mem_reserve_init(f"leaf {n}", r.root) for n in range(3)]
+        assert r.mem_reserve_connect(leaves[place], net if other_parent else r.root) == 0
+        with pytest.raises(KernelBug, match="never ends"):
+            r.reserve_info()
+        with pytest.raises(KernelBug, match="never ends"):
             r.check()
 
 
-def test_b11_mended_it_is_eexist(r):
+def test_b11_mended_it_is_eexist(r, monkeypatch):
     leaf = r.mem_reserve_init("leaf", r.root)
     r.mem_reserve_pages_set(leaf, 10)
+    calls = count_adjustments(r, monkeypatch)
     assert r.mem_reserve_connect(leaf, r.root) == -EEXIST
-    assert r.root.pages == 10
+    assert r.root.pages == 10 and calls == [] and r.root.children == [leaf]
 
 
-# b18b: a negative tunable
+# b18b: a negative tunable. It takes 18, whose tunables are where a negative number comes from.
 
 
 @pytest.mark.parametrize("connected", [True, False])
@@ -259,22 +394,51 @@ def test_b18b_mended_a_negative_size_is_refused(r, connected):
     assert (leaf.pages, leaf.limit) == (0, 0)
 
 
-def test_b18b_as_posted_no_machine_has_that_many_pages():
+def test_b18b_as_posted_a_small_negative_number_reserves_the_overhead_and_grants_nothing():
     with reserves(fixes="all,-b18b") as r:
         leaf = r.mem_reserve_init("leaf", r.root)
-        assert r.mem_reserve_kmalloc_set(leaf, -1) == -ENOMEM
-        assert (leaf.pages, leaf.limit) == (0, 0)
+        assert r.mem_reserve_kmalloc_set(leaf, -1) == 0
+        assert (leaf.pages, leaf.limit) == (12, -1)
+        assert r.mem_reserve_kmalloc_charge(leaf, 1) == 0
+        r.check()
+
+
+def test_b18b_as_posted_a_large_one_takes_pages_out_of_a_pool_that_others_count_on():
+    """2**32 - 116 pages in the tree; the pool hears an int."""
+    with reserves(fixes="all,-b18b") as r:
+        other = r.mem_reserve_init("other", r.root)
+        leaf = r.mem_reserve_init("leaf", r.root)
+        assert r.mem_reserve_pages_set(other, 500) == r.mem_reserve_kmalloc_set(leaf, 262144) == 0
+        assert r.mem_reserve_kmalloc_set(leaf, -262144) == 0
+        assert (leaf.pages, leaf.limit) == ((1 << 32) - 116, -262144)
+        assert r.page_alloc.var_free_kbytes // 4 == 500 - 116
+        with pytest.raises(KernelBug, match="the emergency pool has 384"):
+            r.check()
+
+
+def test_b18b_as_posted_more_than_there_is_is_an_oops():
+    with reserves(fixes="all,-b18b") as r:
+        leaf = r.mem_reserve_init("leaf", r.root)
+        with pytest.raises(KernelBug, match="reduced by 116 pages"):
+            r.mem_reserve_kmalloc_set(leaf, -262144)
         r.check()
 
 
 def test_b18b_as_posted_the_absurd_number_waits_where_nothing_is_connected():
     with reserves(fixes="all,-b18b") as r:
         net = r.mem_reserve_init("net")
-        leaf = r.mem_reserve_init("leaf", net)
-        assert r.mem_reserve_kmalloc_set(leaf, -1) == 0
-        assert leaf.pages > 1 << 50
-        assert r.mem_reserve_connect(net, r.root) == -ENOMEM  # so no swap socket can ever be made
+        assert r.mem_reserve_kmalloc_set(r.mem_reserve_init("leaf", net), -262144) == 0
+        assert "17179868720K" in _text(net)
+        assert r.mem_reserve_pages_set(r.mem_reserve_init("other", net), 500) == 0
+        assert r.mem_reserve_connect(net, r.root) == 0
+        assert r.page_alloc.var_free_kbytes // 4 == 384
+
+
+def _text(node):
+    lines = []
+    show_item(node, 0, lines)
+    return "".join(lines)
 
 
 def test_a_reserve_shows_itself():
-    assert repr(MemReserve("leaf")) == "<MemReserve 'leaf' pages=0 usage=0 limit=0 children=0>"
+    assert repr(MemReserve("leaf")) == "<MemReserve 'leaf' pages=0 usage=0 limit=0>"

@@ -140,10 +140,20 @@ def test_a_negative_value_is_refused(host, name):
     assert before == (host.kernel.sysctl.read(name), leaf(host, name).limit)
 
 
-def test_b18b_a_negative_value_asks_for_absurdly_many_pages():
+def test_b18b_a_negative_value_leaves_no_budget():
     with one_host(fixes="none") as host:
         host.swap_over_network()
-        assert host.kernel.sysctl.write(TUNABLES[1], "-5") == -ENOMEM
+        assert host.kernel.sysctl.write(TUNABLES[1], "-5") == 0
+        assert (leaf(host, TUNABLES[1]).pages, leaf(host, TUNABLES[1]).limit) == (12, -5)
+
+
+def test_b18b_a_large_negative_value_takes_from_the_pool_what_others_count_on():
+    with one_host(fixes="none") as host:
+        host.swap_over_network()
+        before = host.page_alloc.var_free_kbytes // 4
+        assert host.kernel.sysctl.write(TUNABLES[1], "-262144") == 0
+        assert leaf(host, TUNABLES[1]).pages == (1 << 32) - 116
+        assert host.page_alloc.var_free_kbytes // 4 == before - 140 - 116
 
 
 def test_without_the_patch_there_is_no_budget():

@@ -61,11 +61,13 @@ def test_up_to_2048_bytes_objects_count_as_those_of_their_cache(sg):
     assert sg.slub.kestimate_single(100, GFP_KERNEL, 50) == sg.slub.kmem_estimate_pages(sg.cache(128), GFP_KERNEL, 50)
 
 
-def test_a_negative_number_of_bytes_is_taken_for_a_huge_one(sg):
-    assert sg.slub.kestimate(GFP_KERNEL, -1) > 1 << 50
-
-
 @pytest.mark.parametrize(("nbytes", "pages"), [(0, 0), (1, 1), (4096, 1), (4097, 2)])
 def test_with_the_patch_off_bytes_are_rounded_up_to_pages(nbytes, pages):
     with slab_ground(patches="none") as sg:
         assert sg.slub.kestimate(GFP_KERNEL, nbytes) == pages
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+def test_with_the_patch_off_so_are_objects_of_any_size(size):
+    with slab_ground(patches="none", ncpus=2) as sg:
+        assert sg.slub.kestimate_single(size, GFP_KERNEL, 3) == -(-3 * size // 4096)
