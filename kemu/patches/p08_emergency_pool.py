@@ -48,7 +48,6 @@ PATCH = Patch(
         "kemu.mm.slow_path.SlowPath._nopage",
         "kemu.mm.reserve.Reserves.check",
         "kemu.mm.show_mem.ShowMem._marks",
-        "kemu.mm.show_mem.ShowMem.zoneinfo",
     ),
     fate=(
         "Not merged. 3.6 relies on pages_min, on an administrator who raises min_free_kbytes, and on "
