@@ -25,6 +25,7 @@ from kemu.block.bio import Bios
 from kemu.block.disk import BANDWIDTH, LATENCY_NS, Disk
 from kemu.errors import ConfigError
 from kemu.fixes import FixSet
+from kemu.fs.proc import Proc
 from kemu.kernel.core import Kernel
 from kemu.kernel.world import World
 from kemu.lib.radix_nodes import NODE_SIZE, RadixNodes
@@ -150,6 +151,17 @@ class Machine:
         self.reclaim = build(Reclaim, kernel, self.swap_state, self.congestion)
         self.oom = build(OomKiller, kernel, self.reclaim)
         self._hand_over()
+        disks = self.disks
+        self.proc = build(
+            Proc,
+            kernel,
+            self.page_alloc,
+            self.slub,
+            self.reserves,
+            self.swap_state,
+            getattr(self, "overcommit", None),
+            lambda: sum(disk.mapping.nrpages for disk in disks.values()),
+        )
         self.reclaim.start()
         if own_world:
             world.shutdown_with(self)
