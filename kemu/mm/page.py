@@ -7,9 +7,8 @@ Interface
     * :func:`page_count`, :func:`get_page`, :func:`compound_head`, :func:`virt_to_pfn`.
 
 Rules of this file
-    * Fields that are one C union are one slot: words A, C and D below. What one user leaves there, the next one reads.
-    * ``private`` and ``mapping`` are one union with SLUB's ``slab`` and a tail's ``first_page``. These two stand on ``mapping``
-      here, so that a page that comes back with one of them is found out; in C they lie on ``private``, the other half.
+    * Fields that are one C union are one slot: words A, B and D below. What one user leaves there, the next one reads. SLUB's
+      ``slab`` and a tail's ``first_page`` are one pointer long, as ``private`` is: they lie on it and leave ``mapping`` alone.
     * ``mapcount`` counts from 0 where C's ``_mapcount`` counts from -1; so does ``inuse`` in the same slot.
     * ``reserve`` is an int, so on a 64-bit machine it overwrites half of ``index`` only. The half that stays is 0 in every index
       below 2**32 pages; here the whole slot is written.
@@ -96,8 +95,9 @@ class Page:
 
     :ivar count: ``_count``: references; 0 on the free lists.
     :ivar mapcount: word A: page table entries that map it | SLUB ``inuse``.
-    :ivar private: word B: whatever PG_private or PG_swapcache say (a swap entry's value).
-    :ivar mapping: word C: the address space or AnonVma | SLUB ``slab`` | ``first_page`` of a compound tail.
+    :ivar private: word B: whatever PG_private or PG_swapcache say (a swap entry's value) | SLUB ``slab`` | ``first_page`` of a
+        compound tail.
+    :ivar mapping: word C: the address space, or the AnonVma of an anonymous page.
     :ivar word_d: word D, one slot: ``index`` | SLUB ``freelist`` | ``reserve`` (patch 02) | ``frag_count`` (patch 19).
     :ivar order: order of a block of more than one page, in its head.
     :ivar contents: the bytes of a user page, immutable, replaced on write; None where nobody looks at them.
@@ -124,10 +124,10 @@ class Page:
         """The virtual address of the frame (page_address())."""
         return PAGE_OFFSET + (self.pfn << PAGE_SHIFT)
 
-    # The other members of the unions. Hot code says mapcount, mapping and word_d.
+    # The other members of the unions. Hot code says mapcount, private and word_d.
     inuse = _member("mapcount", "SLUB: objects in use, on word A.")
-    slab = _member("mapping", "SLUB: the cache of a slab page, on word C.")
-    first_page = _member("mapping", "The head of a compound page, on word C of its tails.")
+    slab = _member("private", "SLUB: the cache of a slab page, on word B.")
+    first_page = _member("private", "The head of a compound page, on word B of its tails.")
     index = _member("word_d", "Offset in the mapping; virtual linear index of an anonymous page.")
     freelist = _member("word_d", "SLUB: free objects of a slab page.")
     reserve = _member("word_d", "Patch 02: true if the page was handed out without watermarks.")
@@ -149,7 +149,7 @@ def page_count(page: Page) -> int:
 def get_page(page: Page) -> None:
     """Take a reference (include/linux/mm.h: get_page)."""
     if page.flags & PG_tail == PG_tail:
-        page = page.mapping
+        page = page.private  # first_page
     if page.count <= 0:
         raise KernelBug("get_page() of a free page", page)
     page.count += 1
@@ -158,7 +158,7 @@ def get_page(page: Page) -> None:
 def compound_head(page: Page) -> Page:
     """Return the head of a compound page, or the page itself (include/linux/mm.h: compound_head)."""
     if page.flags & PG_tail == PG_tail:
-        head: Page = page.mapping  # word C: first_page
+        head: Page = page.private  # first_page
         return head
     return page
 

@@ -149,7 +149,7 @@ class PageLists:
         for pfn in range(head.pfn + 1, head.pfn + (1 << order)):
             tail = self._touch(head.zone, pfn)
             tail.flags = PG_tail
-            tail.mapping = head
+            tail.private = head
 
     # back
 
@@ -183,7 +183,7 @@ class PageLists:
         """Drop a reference, whatever the page is: single, on the LRU, or part of a compound page (mm/swap.c: put_page)."""
         if page.flags & PG_compound:
             if page.flags & PG_tail == PG_tail:
-                page = page.mapping
+                page = page.private
             self.free_pages(page, page.order)
             return
         page.count = count = page.count - 1
@@ -252,10 +252,9 @@ class PageLists:
         head.flags &= ~PG_compound
         for pfn in range(head.pfn + 1, head.pfn + (1 << order)):
             tail = self.mem_map[pfn]
-            if tail.mapping is not head or tail.flags & PG_tail != PG_tail:
+            if tail.private is not head or tail.flags & PG_tail != PG_tail:
                 self._bad_page(tail, f"a tail that does not belong to pfn {head.pfn:#x}")
             tail.flags = 0
-            tail.mapping = None
 
     def drain_pages(self, cpu_id: int) -> None:
         """Give all pages of one CPU's lists back to the buddy lists (drain_pages)."""

@@ -225,8 +225,8 @@ class Slub(SlubKmalloc):
         # virt_to_head_page(), written out: most objects come by here
         page = self.mem_map.get((address - PAGE_OFFSET) >> PAGE_SHIFT)
         if page is not None and page.flags & PG_tail == PG_tail:
-            page = page.mapping
-        if page is None or page.mapping is not cache or not page.flags & PG_slab:
+            page = page.private
+        if page is None or page.private is not cache or not page.flags & PG_slab:
             self._bad_free(cache, page, address)
         if page.pfn == c.fast_pfn:
             c.freelist.append(address)
@@ -256,5 +256,5 @@ class Slub(SlubKmalloc):
         """Stop at an address that ``cache`` never handed out."""
         more = []
         if page is not None and page.flags & PG_slab_debug:
-            more = self.debug.trailer(page.mapping, page, address)
+            more = self.debug.trailer(page.private, page, address)
         bad_free(cache, page, address, more)

@@ -62,7 +62,7 @@ def _check_cpu_slab(cache: KmemCache, cpu: int, c: KmemCacheCpu) -> None:
 def _check_slab(cache: KmemCache, page: Page, c: KmemCacheCpu | None) -> None:
     """Assert what holds for one slab page; ``c`` is the CPU that holds it."""
     where = f"slub {cache.name}: slab {page.pfn:#x}"
-    if page.mapping is not cache or not page.flags & PG_slab:
+    if page.private is not cache or not page.flags & PG_slab:
         raise KernelBug(f"{where} is not marked as a slab of the cache", page)
     free = free_objects(cache, page)
     if len(frozenset(free)) != len(free):

@@ -313,7 +313,7 @@ def bad_free(cache: KmemCache, page: Page | None, address: int | None, more: lis
         raise KernelBug(
             f"BUG {cache.name}: Attempt to free object({shown}) outside of slab: it lies in a page that is no slab", page
         )
-    raise KernelBug("\n".join([f"BUG {cache.name}: {shown} belongs to cache {page.mapping.name}", *more]), page)
+    raise KernelBug("\n".join([f"BUG {cache.name}: {shown} belongs to cache {page.private.name}", *more]), page)
 
 
 def has_debugging(flags: int) -> bool:

@@ -158,7 +158,7 @@ class SlubKmalloc(SlubEstimates):
             raise KernelBug(f"ksize: {address:#x} is no address of memory")
         if not page.flags & PG_slab:
             return PAGE_SIZE << page.order
-        cache: KmemCache = page.mapping
+        cache: KmemCache = page.private
         if cache.flags & (SLAB_RED_ZONE | SLAB_POISON):
             return cache.objsize
         if cache.flags & (SLAB_DESTROY_BY_RCU | SLAB_STORE_USER):

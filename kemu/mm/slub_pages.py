@@ -73,7 +73,7 @@ class SlubPages:
         """Return the first frame of the block that an address lies in."""
         page = self.mem_map.get((address - PAGE_OFFSET) >> PAGE_SHIFT)
         if page is not None and page.flags & PG_tail == PG_tail:
-            head: Page = page.mapping
+            head: Page = page.private
             return head
         return page
 
@@ -114,7 +114,7 @@ class SlubPages:
                 page.flags |= PG_slab_reserve
 
         page.flags |= PG_slab
-        page.mapping = cache
+        page.private = cache
         page.mapcount = 0
         size = cache.size
         start = PAGE_OFFSET + (page.pfn << PAGE_SHIFT)
@@ -142,7 +142,6 @@ class SlubPages:
             del self._cache_of[pfn]
         self._account(cache, -(1 << cache.order))
         page.flags &= ~(PG_slab | PG_slab_debug | PG_frozen | PG_slab_reserve)
-        page.mapping = None
         page.word_d = page.word_d[-1]  # what the slot of a free page would show
         self.page_alloc.free_pages(page, cache.order)
         if error is not None:

@@ -20,7 +20,7 @@ def page():
 
 # one slot per union: whoever writes first destroys what the others left
 
-UNIONS = [("mapcount", "inuse"), ("mapping", "slab", "first_page"), ("index", "freelist", "reserve", "frag_count")]
+UNIONS = [("mapcount", "inuse"), ("private", "slab", "first_page"), ("index", "freelist", "reserve", "frag_count")]
 PAIRS = [(writer, victim) for union in UNIONS for writer in union for victim in union if writer != victim]
 
 
@@ -33,7 +33,7 @@ def test_a_writer_destroys_what_every_other_member_of_its_union_held(page, write
 
 @pytest.mark.parametrize("union", UNIONS, ids=lambda union: union[0])
 def test_a_writer_touches_no_other_union(page, union):
-    others = [member for other in UNIONS if other is not union for member in other] + ["private", "order", "count", "flags"]
+    others = [member for other in UNIONS if other is not union for member in other] + ["mapping", "order", "count", "flags"]
     before = [getattr(page, member) for member in others]
     for member in union:
         setattr(page, member, 77)
@@ -94,7 +94,7 @@ def test_addresses_map_back_to_frames(page):
 def test_a_tail_counts_with_its_head(page):
     head = p.Page(4, page.zone)
     head.flags, head.count = p.PG_compound, 1
-    page.flags, page.mapping = p.PG_tail, head
+    page.flags, page.first_page = p.PG_tail, head
 
     p.get_page(page)
 
@@ -142,7 +142,7 @@ def test_a_page_that_comes_back_with_somebodys_flag_is_bad(flag, order):
             machine.pa.free_pages(page, order)
 
 
-@pytest.mark.parametrize(("member", "value"), [("mapping", object()), ("slab", object()), ("mapcount", 1), ("inuse", 3)])
+@pytest.mark.parametrize(("member", "value"), [("mapping", object()), ("mapcount", 1), ("inuse", 3)])
 def test_a_page_that_comes_back_with_somebodys_word_is_bad(member, value):
     with ground() as machine:
         page = machine.pa.alloc_pages(GFP_KERNEL)

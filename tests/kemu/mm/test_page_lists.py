@@ -206,7 +206,7 @@ def test_a_compound_page_is_freed_with_its_own_order(small):
 
 def test_a_tail_that_lost_its_head_is_a_bug(small):
     head = small.pa.alloc_pages(g.GFP_KERNEL | g._GFP_COMP, 1)
-    small.pa.pfn_to_page(head.pfn + 1).mapping = None
+    small.pa.pfn_to_page(head.pfn + 1).first_page = None
     with pytest.raises(KernelBug, match="does not belong"):
         small.pa.put_page(head)
 

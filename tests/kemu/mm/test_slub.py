@@ -53,7 +53,7 @@ def test_the_cpu_takes_the_list_of_its_slab_as_a_whole(sg):
 def test_a_slab_page_says_whose_it_is(sg):
     (address,) = alloc(sg, 100, 1)
     page = sg.slub.virt_to_page(address)
-    assert page.flags & PG_slab and page.mapping is sg.cache(128)
+    assert page.flags & PG_slab and page.slab is sg.cache(128)
 
 
 def test_the_second_page_of_a_slab_leads_to_the_first(sg):

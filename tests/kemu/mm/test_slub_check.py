@@ -56,7 +56,7 @@ def _lost_frozen_flag(_cache, page):
 
 
 def _foreign_page(_cache, page):
-    page.mapping = None
+    page.slab = None
 
 
 def _listed_twice(cache, page):
