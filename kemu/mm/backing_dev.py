@@ -7,7 +7,8 @@ Interface
 Rules of this file
     * A nap ends early only when *some* congested queue clears. Below the congestion limit none ever does, so a nap is the full
       HZ/50 or HZ/10.
-    * Left out: readahead windows, unplugging, per-device writeback counts.
+    * ``pdflush`` is BDI_pdflush: one flushing thread at a time works on a queue.
+    * Left out: unplugging, per-device writeback counts.
 """
 
 from __future__ import annotations
@@ -61,14 +62,17 @@ class BackingDev:
     :param congestion: the machine's naps, which a cleared queue ends.
     :param name: for people.
     :param capabilities: BDI_CAP_*.
+    :param ra_pages: how far to read ahead; 0: not at all.
     """
 
-    __slots__ = ("_congested", "capabilities", "congestion", "name")
+    __slots__ = ("_congested", "capabilities", "congestion", "name", "pdflush", "ra_pages")
 
-    def __init__(self, congestion: Congestion, name: str, capabilities: int = 0) -> None:
+    def __init__(self, congestion: Congestion, name: str, capabilities: int = 0, ra_pages: int = 0) -> None:
         self.congestion = congestion
         self.name = name
         self.capabilities = capabilities
+        self.ra_pages = ra_pages
+        self.pdflush = False
         self._congested = [False, False]
 
     def set_congested(self, rw: int = WRITE) -> None:

@@ -1,12 +1,13 @@
-"""Page faults, and the memory of processes (2.6.23 mm/memory.c, mm/mmap.c).
+"""Page faults, and the memory of processes (2.6.23 mm/memory.c).
 
 Interface
     * ``write_page(task, vpn, data)``, ``read_page(task, vpn)``: what user code does; they fault as often as they must.
     * ``mm_alloc(task)``, ``do_brk(task, pages)``, ``exit_mmap(task)``; ``handle_mm_fault(mm, vpn, write)``; ``audit(reader)``.
+    * ``mmap``, ``munmap``, ``msync``: those of mmap.py. Faults on mapped files are in file_fault.py.
 
 Rules of this file
-    * Anonymous memory only, one page table entry per page, no fork: so a write needs a copy never, and a page that comes back from
-      swap stays in the swap cache with its slot until the area is half full.
+    * An anonymous page has one page table entry, there is no fork: so a write to one needs a copy never, and a page that comes back
+      from swap stays in the swap cache with its slot until the area is half full.
     * A write to a page of the swap cache sets the entry's dirty bit; unmapping hands it to the page. A page may be written while it
       is under writeback: it goes out again later.
     * Page tables take no memory here.
@@ -15,31 +16,33 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from kemu.errors import KernelBug
 from kemu.kernel import costs
 from kemu.kernel.core import Kernel
-from kemu.kernel.errno import ENOMEM
 from kemu.kernel.task import Task
+from kemu.mm.address_space import AddressSpace
+from kemu.mm.file_fault import FileFault
+from kemu.mm.file_io import FileIo
 from kemu.mm.gfp import _GFP_ZERO, GFP_HIGHUSER_MOVABLE
+from kemu.mm.mmap import Mmap
+from kemu.mm.overcommit import Overcommit
 from kemu.mm.page import ZERO_PAGE, Page, PG_active, PG_dirty, PG_lru, PG_swapcache, PG_uptodate, PG_writeback
-from kemu.mm.rmap import PTE_BITS, MmStruct, PTE_dirty, PTE_write, PTE_young, SwapPte, page_add_anon_rmap
+from kemu.mm.pte import PTE_BITS, FilePte, PTE_dirty, PTE_write, PTE_young, SwapPte
+from kemu.mm.readahead import Readahead
+from kemu.mm.rmap import MmStruct, page_add_anon_rmap
 from kemu.mm.shadow import Shadow
 from kemu.mm.swap_info import SwapInfo
 from kemu.mm.swap_state import SwapState
 from kemu.mm.swapfile import Swapfile
 from kemu.mm.swapops import SWP_OFFSET_MASK, SWP_TYPE_SHIFT, swp_entry_t
 from kemu.mm.unuse import Unuse
+from kemu.mm.vm_fault import VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
 
-VM_FAULT_OOM: Final = 0x01
-VM_FAULT_SIGBUS: Final = 0x02
-VM_FAULT_MAJOR: Final = 0x04
-VM_FAULT_SIGSEGV: Final = 0x40
-VM_FAULT_ERROR: Final = VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV
+__all__ = ["VM_FAULT_ERROR", "VM_FAULT_MAJOR", "VM_FAULT_OOM", "VM_FAULT_SIGBUS", "VM_FAULT_SIGSEGV", "Memory"]
 
-OVERCOMMIT_GUESS: Final = 0
-OVERCOMMIT_ALWAYS: Final = 1
+SlotReader = Callable[[SwapInfo, int], bytes | None]
+FileReader = Callable[[AddressSpace, int], bytes | None]
 
 
 class Memory:
@@ -63,11 +66,31 @@ class Memory:
         self.vmstat = swap_state.vmstat
         self.shadow = shadow
         self.mms: dict[int, MmStruct] = {}
-        self.overcommit_memory = OVERCOMMIT_GUESS
         self.last_error = 0
         self._next_id = 1
         self._judge = kernel.judge
+        self.overcommit = Overcommit(kernel, self.page_alloc, swapfile)
+        self.vm_enough_memory = self.overcommit.may_commit
+        self.readahead = Readahead(kernel, self.filemap)
+        self.filemap.forget_file = shadow.forget_file
+        self.file_io = FileIo(kernel, self.filemap, self.readahead, shadow)
+        self.file_fault = FileFault(self, self.readahead)
+        areas = Mmap(self, self.overcommit, self.file_io)
+        self.mmap = areas.mmap
+        self.munmap = areas.munmap
+        self.msync = areas.msync
+        self.do_brk = areas.do_brk
+        self._areas = areas
         swapfile.unuse = Unuse(kernel, swap_state, self.mms, shadow, self.vm_enough_memory)
+
+    @property
+    def overcommit_memory(self) -> int:
+        """vm.overcommit_memory."""
+        return self.overcommit.overcommit_memory
+
+    @overcommit_memory.setter
+    def overcommit_memory(self, mode: int) -> None:
+        self.overcommit.overcommit_memory = mode
 
     # -- user code ---------------------------------------------------------------------------------------------------------------
 
@@ -76,6 +99,9 @@ class Memory:
         mm: MmStruct = task.mm
         page = mm.ptes.get(vpn)
         while page.__class__ is not Page or not page.flags & PTE_write:
+            if page.__class__ is FilePte and page.flags & PTE_write:
+                self.file_fault.store(page, data)
+                return 0
             error = self.handle_mm_fault(mm, vpn, True)
             if error & VM_FAULT_ERROR:
                 return error & VM_FAULT_ERROR
@@ -90,6 +116,8 @@ class Memory:
         mm: MmStruct = task.mm
         page = mm.ptes.get(vpn)
         while page.__class__ is not Page:
+            if page.__class__ is FilePte:
+                return self.file_fault.load(mm, page)
             error = self.handle_mm_fault(mm, vpn, False) & VM_FAULT_ERROR
             if error:
                 self.last_error = error
@@ -107,11 +135,13 @@ class Memory:
         self.sched.spend(costs.PAGE_FAULT)
         pte = mm.ptes.get(vpn)
         if pte is None:
-            result = self._do_anonymous_page(mm, vpn)
+            result = self._do_anonymous_page(mm, vpn) if vpn < mm.brk else self.file_fault.do_fault(mm, vpn, write)
         elif isinstance(pte, SwapPte):
             result = self._do_swap_page(mm, vpn, pte, write)
-        else:
+        elif isinstance(pte, Page):
             result = self._do_wp_page(mm, vpn, pte) if write else 0
+        else:
+            result = self.file_fault.do_wp_page(mm, vpn, pte) if write else 0
         if result & VM_FAULT_MAJOR:
             mm.maj_flt += 1
         else:
@@ -122,16 +152,20 @@ class Memory:
 
     def _do_anonymous_page(self, mm: MmStruct, vpn: int) -> int:
         """Give a page of zeros (do_anonymous_page())."""
-        if not 0 <= vpn < mm.total_vm:
+        if vpn < 0:
             return VM_FAULT_SIGSEGV
         page = self.page_alloc.alloc_pages(GFP_HIGHUSER_MOVABLE | _GFP_ZERO, 0)
         if page is None:
             return VM_FAULT_OOM
         page.contents = ZERO_PAGE
+        self.map_new_page(mm, vpn, page)
+        return 0
+
+    def map_new_page(self, mm: MmStruct, vpn: int, page: Page) -> None:
+        """Map a fresh page, zeros or a copy, for writing."""
         page.flags |= PG_uptodate | PTE_young | PTE_dirty | PTE_write
         self._map(mm, vpn, page)
         self.lru.lru_cache_add_active(page)
-        return 0
 
     def _map(self, mm: MmStruct, vpn: int, page: Page) -> None:
         """Put a page into the page table; its reference becomes the entry's."""
@@ -195,46 +229,29 @@ class Memory:
         task.mm = mm
         return mm
 
-    def do_brk(self, task: Task, pages: int) -> int:
-        """Let a process touch ``pages`` more pages; -ENOMEM where the kernel does not believe that it can give them (do_brk())."""
-        if not self.vm_enough_memory(pages, admin=task.uid == 0):
-            return -ENOMEM
-        task.mm.total_vm += pages
-        return 0
-
-    def vm_enough_memory(self, pages: int, *, admin: bool = True) -> bool:
-        """Guess whether so many more pages can ever be had (__vm_enough_memory(), overcommit mode 0)."""
-        if self.overcommit_memory == OVERCOMMIT_ALWAYS:
-            return True
-        vmstat = self.vmstat
-        free = vmstat.nr_file_pages + self.swapfile.nr_swap_pages + vmstat.nr_slab_reclaimable
-        if not admin:
-            free -= free // 32
-        if free > pages:
-            return True
-        left = self.page_alloc.nr_free_pages() - self.page_alloc.totalreserve_pages
-        if left <= 0:
-            return False
-        if not admin:
-            left -= left // 32
-        return free + left > pages
-
     def exit_mmap(self, task: Task) -> None:
         """Free all memory of a process: pages, slots, shadow (exit_mmap(), zap_pte_range())."""
         mm: MmStruct | None = task.mm
         if mm is None:
             return
+        self._areas.exit_mmap(mm)
         while mm.ptes:
             vpn, pte = mm.ptes.popitem()
-            if isinstance(pte, SwapPte):
-                self.swap_state.free_swap_and_cache(pte.entry)
-            else:
-                self._zap_page(mm, pte)
+            self.zap_anon_pte(mm, pte)
             if not vpn & 31:
                 self.sched.spend(costs.FREE_PAGE * 32)
         task.mm = None
         del self.mms[mm.mm_id]
         self.shadow.forget(mm.mm_id)
+
+    def zap_anon_pte(self, mm: MmStruct, pte: Page | SwapPte | FilePte) -> None:
+        """Let go of what stood in the page table, with its slot (zap_pte_range())."""
+        if isinstance(pte, SwapPte):
+            self.swap_state.free_swap_and_cache(pte.entry)
+        elif isinstance(pte, Page):
+            self._zap_page(mm, pte)
+        else:
+            raise KernelBug(f"a page of a file is left in {mm!r}, and its area is gone", state=pte)
 
     def _zap_page(self, mm: MmStruct, page: Page) -> None:
         """Unmap a page of a process that leaves; its slot goes too if it is not on its way out (free_page_and_swap_cache())."""
@@ -249,10 +266,11 @@ class Memory:
 
     # -- looking on --------------------------------------------------------------------------------------------------------------
 
-    def audit(self, reader: Callable[[SwapInfo, int], bytes | None]) -> tuple[int, int]:
+    def audit(self, reader: SlotReader, file_reader: FileReader | None = None) -> tuple[int, int]:
         """Compare every page of every process with its shadow; return how many were compared and how many were lost.
 
         :param reader: (area, slot) -> what the device or the server holds; asked for pages that are in swap and not cached.
+        :param file_reader: (file, page of it) -> what the disk or the server holds; None: files are not compared.
         """
 
         def contents(entry: swp_entry_t) -> bytes | None:
@@ -262,25 +280,43 @@ class Memory:
             si = self.swapfile.areas[entry >> SWP_TYPE_SHIFT]
             return None if si is None else reader(si, entry & SWP_OFFSET_MASK)
 
-        return self.shadow.audit(self.mms.values(), contents)
+        compared, lost = self.shadow.audit(self.mms.values(), contents)
+        if file_reader is not None:
+            of_files = self.shadow.audit_files(file_reader)
+            compared, lost = compared + of_files[0], lost + of_files[1]
+        return compared, lost
 
     def check(self, mms: Iterable[MmStruct] | None = None) -> None:
         """Assert that page tables, pages and counters agree."""
         rss = 0
         for mm in self.mms.values() if mms is None else mms:
-            present = 0
+            present = of_files = 0
             for vpn, pte in mm.ptes.items():
                 if isinstance(pte, SwapPte):
                     if not self.swapfile.swap_count(pte.entry):
                         raise KernelBug(f"page {vpn} of {mm!r} is in a free slot {pte.entry:#x}")
-                    continue
-                present += 1
-                if pte.mapcount != 1 or pte.mapping is not mm.anon_vma or pte.word_d != vpn or pte.count < 1:
-                    raise KernelBug(f"page {vpn} of {mm!r} does not know that it is mapped there", state=pte)
-                if pte.flags & PG_active and not pte.flags & PG_lru and pte.count < 2:
-                    raise KernelBug(f"page {vpn} of {mm!r} is active but on no list and nobody has isolated it", state=pte)
-            if present != mm.anon_rss:
-                raise KernelBug(f"{present} pages of {mm!r} are present")
+                elif isinstance(pte, FilePte):
+                    of_files += 1
+                    self._check_file_pte(mm, vpn, pte)
+                else:
+                    present += 1
+                    self._check_anon_page(mm, vpn, pte)
+            if present != mm.anon_rss or of_files != mm.file_rss:
+                raise KernelBug(f"{present} pages of {mm!r} are present, and {of_files} of files")
             rss += present
         if mms is None and rss != self.vmstat.nr_anon_pages:
             raise KernelBug(f"{rss} anonymous pages are mapped, but vmstat counts {self.vmstat.nr_anon_pages}")
+
+    def _check_anon_page(self, mm: MmStruct, vpn: int, page: Page) -> None:
+        if page.mapcount != 1 or page.mapping is not mm.anon_vma or page.word_d != vpn or page.count < 1:
+            raise KernelBug(f"page {vpn} of {mm!r} does not know that it is mapped there", state=page)
+        if page.flags & PG_active and not page.flags & PG_lru and page.count < 2:
+            raise KernelBug(f"page {vpn} of {mm!r} is active but on no list and nobody has isolated it", state=page)
+
+    def _check_file_pte(self, mm: MmStruct, vpn: int, pte: FilePte) -> None:
+        vma = self.file_fault.find_vma(mm, vpn)
+        page = pte.page
+        if vma is None or page.mapping is not vma.mapping or page.word_d != vma.index_of(vpn) or not page.mapcount:
+            raise KernelBug(f"page {vpn} of {mm!r} maps a page that is not its file's", state=page)
+        if pte.flags & PTE_write and not page.flags & PG_dirty and not self.file_fault.between:
+            raise KernelBug(f"page {vpn} of {mm!r} can be written without anybody noticing", state=page)

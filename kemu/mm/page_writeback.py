@@ -1,15 +1,17 @@
 """How much may be on its way out at once (2.6.23 mm/page-writeback.c: get_dirty_limits(), throttle_vm_writeout()).
 
 Interface
-    * :class:`VmWriteout`: ``dirty_threshold()``, ``throttle_vm_writeout(gfp)``.
+    * :class:`VmWriteout`: ``get_dirty_limits()``, ``dirty_threshold()``, ``throttle_vm_writeout(gfp)``.
 
 Rules of this file
-    * The limit is dirty_ratio (10 %) of free, active and inactive pages, and a tenth more for reclaim.
+    * The limit is dirty_ratio (10 %) of free, active and inactive pages below highmem, and a tenth more for reclaim. Half of what
+      is not mapped is the most that may be dirty, so the ratio falls as processes use more memory; it does not fall below 5 %.
     * The test comes first, then a slice of HZ/10 (2.6.24 and -mm1; 2.6.23 sleeps first).
     * A reclaimer that may not start file system I/O waits one slice at most: it may hold what the I/O needs. Everybody else,
       kswapd too, stays until enough writes end: while a server is away nobody finds out that memory is unreclaimable, and nobody is
       killed.
-    * Left out: the limit that falls as mapped memory grows, per-device limits, balance_dirty_pages().
+    * Who dirties pages is slowed down in dirty_balance.py.
+    * Left out: per-device limits (2.6.24; -mm1 had them on trial).
 """
 
 from __future__ import annotations
@@ -43,21 +45,50 @@ class VmWriteout:
         self.vmstat = page_alloc.vmstat
         self.congestion = congestion
         self.dirty_ratio = 10
+        self.dirty_background_ratio = 5
         self.sleepers: dict[int, None] = {}
         kernel.judge.explainers["throttle"] = self._explain
-        kernel.sysctl.register("vm.dirty_ratio", lambda: self.dirty_ratio, self._set_dirty_ratio, conv=minmax_conv(0, 100))
+        percent = minmax_conv(0, 100)
+        kernel.sysctl.register("vm.dirty_ratio", lambda: self.dirty_ratio, self._set_dirty_ratio, conv=percent)
+        kernel.sysctl.register(
+            "vm.dirty_background_ratio", lambda: self.dirty_background_ratio, self._set_background_ratio, conv=percent
+        )
 
     def _set_dirty_ratio(self, percent: int) -> None:
         self.dirty_ratio = percent
 
-    def dirty_threshold(self) -> int:
-        """Return how many pages may be dirty or under writeback (get_dirty_limits())."""
+    def _set_background_ratio(self, percent: int) -> None:
+        self.dirty_background_ratio = percent
+
+    def dirtyable_memory(self) -> int:
+        """Return how many pages could be dirty at all: free or on a list, and not in highmem (determine_dirtyable_memory())."""
         vmstat = self.vmstat
-        threshold = (self.page_alloc.nr_free_pages() + vmstat.nr_active + vmstat.nr_inactive) * self.dirty_ratio // 100
+        pages = self.page_alloc.nr_free_pages() + vmstat.nr_active + vmstat.nr_inactive
+        for zone in self.page_alloc.zones:
+            if zone.name == "HIGHMEM":
+                pages -= zone.free_pages + len(zone.active or ()) + len(zone.inactive or ())
+        return max(pages, 0) + 1
+
+    def get_dirty_limits(self) -> tuple[int, int]:
+        """Return how many pages may be dirty before flushing begins, and before who dirties more must wait (get_dirty_limits())."""
+        vmstat = self.vmstat
+        available = self.dirtyable_memory()
+        unmapped_ratio = 100 - (vmstat.nr_file_mapped + vmstat.nr_anon_pages) * 100 // available
+        dirty_ratio = max(min(self.dirty_ratio, unmapped_ratio // 2), 5)
+        background_ratio = self.dirty_background_ratio
+        if background_ratio >= dirty_ratio:
+            background_ratio = dirty_ratio // 2
+        background = background_ratio * available // 100
+        dirty = dirty_ratio * available // 100
         task = self.sched.current
         if task.flags & PF_LESS_THROTTLE or task.rt:
-            threshold += threshold // 4
-        return threshold
+            background += background // 4
+            dirty += dirty // 4
+        return background, dirty
+
+    def dirty_threshold(self) -> int:
+        """Return how many pages may be dirty or under writeback."""
+        return self.get_dirty_limits()[1]
 
     def over_limit(self) -> bool:
         """Tell whether more than reclaim's share is under writeback."""

@@ -3,14 +3,16 @@
 Interface
     * :class:`Processes`: ``spawn(comm, program, uid=0)`` -> Task; ``kill(task)``; ``running``.
     * :class:`Program`: ``step()`` returns what to do next, or None to exit:
-      ("write", vpn, bytes), ("read", vpn), ("sleep", jiffies or None for ever), ("grow", pages).
+      ("write", vpn, bytes), ("read", vpn), ("sleep", jiffies or None for ever), ("grow", pages);
+      ("mmap", file, vpn, pages, pgoff), ("mmap_private", …), ("munmap", vpn, pages), ("msync", vpn, pages);
+      ("file_write", file, offset, bytes), ("file_read", file, offset, count), ("fsync", file). A file is a File that is open.
 
 Rules of this file
     * A program is data with a cursor: an object that can be written down between two steps, never a closure.
     * A step that was interrupted by a signal does not come again: the process is dead.
     * Between two steps the task is in user code: signals are looked at there, and the CPU may go to somebody else.
     * A process that the kernel cannot serve dies as there: SIGKILL (no memory), SIGBUS (its page cannot be read), SIGSEGV. One
-      whose brk() is refused exits with ENOMEM.
+      for which a system call fails exits with its errno: ENOMEM where brk() or mmap() is refused.
 """
 
 from __future__ import annotations
@@ -106,7 +108,27 @@ class Processes:
         if step[0] == "sleep":
             self.sched.schedule_timeout_interruptible(step[1], ("sleep", None))
             return 0
-        raise ConfigError(f"program of {task.comm}: step {step[0]!r} is not known; there are write, read, sleep, grow")
+        return self._file_syscall(task, *step)
+
+    def _file_syscall(self, task: Task, kind: str, *args: Any) -> int:
+        """Do what has to do with files; return 0 or an errno."""
+        memory = self.memory
+        if kind in ("mmap", "mmap_private"):
+            file, vpn, pages, pgoff = args
+            return max(0, -memory.mmap(task, file, pages, pgoff, vpn, shared=kind == "mmap"))
+        if kind == "munmap":
+            return -memory.munmap(task, *args)
+        if kind == "msync":
+            return -memory.msync(task, *args)
+        if kind == "file_write":
+            return max(0, -memory.file_io.write(*args))
+        if kind == "file_read":
+            data = memory.file_io.read(*args)
+            return -data if isinstance(data, int) else 0
+        if kind == "fsync":
+            return -memory.file_io.fsync(*args)
+        known = "write, read, sleep, grow, mmap, mmap_private, munmap, msync, file_write, file_read, fsync"
+        raise ConfigError(f"program of {task.comm}: step {kind!r} is not known; there are {known}")
 
     def _died_of(self, task: Task, fault: int) -> int:
         """Say why a process dies of a fault; return its exit code."""

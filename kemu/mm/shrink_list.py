@@ -43,7 +43,8 @@ from kemu.mm.page import (
     PG_swapcache,
     PG_writeback,
 )
-from kemu.mm.rmap import PTE_BITS, PTE_dirty, PTE_young, SwapPte, page_mapping_inuse, page_referenced
+from kemu.mm.pte import PTE_BITS, PTE_dirty, PTE_young, SwapPte
+from kemu.mm.rmap import page_mapping_inuse, page_referenced
 from kemu.mm.swap_state import SwapState
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class ShrinkList:
         self.swap_state = swap_state
         self.page_alloc = filemap.page_alloc
         self.vmstat = filemap.vmstat
+        self._try_to_unmap_file = filemap.file_rmap.try_to_unmap_file
         self._tp_writepage = kernel.trace.point("vmscan:mm_vmscan_writepage", ("page", "pfn", "flags"))
 
     def shrink_page_list(self, pages: Iterable[Page], sc: ScanControl, sync: bool = False) -> tuple[int, list[Page]]:
@@ -207,7 +209,9 @@ class ShrinkList:
         self.filemap.unlock_page(page)
 
     def try_to_unmap(self, page: Page) -> bool:
-        """Take a page of the swap cache out of its page table; False if it was used just now (try_to_unmap_one())."""
+        """Take a page out of the page tables that map it; False if it was used just now (try_to_unmap(), try_to_unmap_one())."""
+        if not page.mapping.is_anon:
+            return self._try_to_unmap_file(page)
         if page.flags & PTE_young:
             page.flags &= ~PTE_young
             return False
@@ -245,10 +249,11 @@ class ShrinkList:
     def may_go(self, page: Page) -> bool:
         """Tell whether reclaim could still do something with a page: for the judge, not for reclaim."""
         flags = page.flags
-        if flags & (PG_writeback | PG_locked | PG_private):
+        if flags & (PG_writeback | PG_locked) or flags & (PG_private | PG_dirty) == PG_private:
             return False
         if flags & PG_swapcache:
             return page.count - (1 if page.mapcount else 0) == 1
         if page.mapping is not None and page.mapping.is_anon:
             return self.swap_state.areas.nr_swap_pages > 0
-        return page.count == 1
+        # the cache's reference, each process's, and a file system's that has yet to write the page
+        return page.count - page.mapcount - (1 if flags & PG_private else 0) == 1
