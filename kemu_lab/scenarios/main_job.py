@@ -14,6 +14,7 @@ times as fast as its replies, sockets that are not yet full when the pressure be
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from errno import errorcode
 
 from kemu.errors import Deadlock, KernelBug
@@ -69,7 +70,6 @@ class MainJob:
         self.worker: Task
         self.swap_file: File | None = None
         self.next_burst = FIRST_BURST
-        self.sampling = True
 
     def _program(self) -> FillThenRead | FollowTrace:
         """Choose what the big process does; a trace is read before anything boots."""
@@ -125,21 +125,36 @@ class MainJob:
         world = self.pair.world
         generator = self.pair.frame_generator([(CLIENT_IP, FIRST_PORT + n) for n in range(SOCKETS)], BURST_RATE, BURST_NS)
 
-        def sample(_: object) -> None:
-            self.observer.sample()
-            self.watch.update("load", self.program.position, self.program.total, self.observer.line)
+        def burst() -> None:
             if self.observer.swapped_out >= self.next_burst:
                 self.next_burst += NEXT_BURST
                 generator.start(world.now)
-            if self.sampling:
-                world.post(world.now + SAMPLE_NS, sample)
 
-        world.post(world.now + SAMPLE_NS, sample)
-        world.run(until=self._load_is_over)
-        self.sampling = False
+        self.work(until=self.load_is_over, also=burst)
         generator.stop()
 
-    def _load_is_over(self) -> bool:
+    def work(
+        self, until: Callable[[], bool] | None = None, for_ns: int | None = None, also: Callable[[], None] | None = None
+    ) -> None:
+        """Let time pass, and look at the counters now and then."""
+        world = self.pair.world
+        sampling = True
+
+        def sample(_: object) -> None:
+            if not sampling:
+                return
+            self.observer.sample()
+            self.watch.update("load", self.program.position, self.program.total, self.observer.line)
+            if also is not None:
+                also()
+            world.post(world.now + SAMPLE_NS, sample)
+
+        world.post(world.now + SAMPLE_NS, sample)
+        world.run(until=until, for_ns=for_ns)
+        sampling = False
+
+    def load_is_over(self) -> bool:
+        """Tell whether the process has done its work, or has died."""
         return self.program.done or self.worker.exit_code is not None
 
     # ---- 5: compare, wake, leave
