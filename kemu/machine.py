@@ -25,11 +25,13 @@ from kemu.block.bio import Bios
 from kemu.block.disk import BANDWIDTH, LATENCY_NS, Disk
 from kemu.errors import ConfigError
 from kemu.fixes import FixSet
+from kemu.fs.fs_writeback import FsWriteback
 from kemu.fs.proc import Proc
 from kemu.kernel.core import Kernel
 from kemu.kernel.world import World
 from kemu.lib.radix_nodes import NODE_SIZE, RadixNodes
 from kemu.mm.backing_dev import BackingDev, Congestion
+from kemu.mm.dirty_balance import DirtyBalance
 from kemu.mm.filemap import Filemap
 from kemu.mm.lru import Lru
 from kemu.mm.memory import Memory
@@ -39,6 +41,7 @@ from kemu.mm.numa import NumaPageAllocator
 from kemu.mm.oom_kill import OomKiller
 from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.page_io import PageIo
+from kemu.mm.pdflush import Pdflush
 from kemu.mm.process import Processes
 from kemu.mm.reserve import Reserves
 from kemu.mm.shadow import Shadow
@@ -146,10 +149,16 @@ class Machine:
         # processes
         self.shadow = build(Shadow, kernel, self.vmstat)
         self.memory = build(Memory, kernel, self.swap_state, self.swapfile, self.shadow)
+        self.overcommit = self.memory.overcommit
         self.processes = build(Processes, kernel, self.memory)
         # reclaim: closes the circle; from here on an allocation that fails may write pages out
         self.reclaim = build(Reclaim, kernel, self.swap_state, self.congestion)
         self.oom = build(OomKiller, kernel, self.reclaim)
+        # dirty pages of files
+        self.pdflush = build(Pdflush, kernel)
+        self.dirty_balance = build(DirtyBalance, kernel, self.reclaim.writeout, self.pdflush, self.congestion)
+        write_pages = self.memory.file_io.write_pages
+        self.fs_writeback = build(FsWriteback, kernel, self.filemap, write_pages, self.dirty_balance)
         self._hand_over()
         disks = self.disks
         self.proc = build(
@@ -162,6 +171,7 @@ class Machine:
             getattr(self, "overcommit", None),
             lambda: sum(disk.mapping.nrpages for disk in disks.values()),
         )
+        self.pdflush.start()
         self.reclaim.start()
         if own_world:
             world.shutdown_with(self)
@@ -178,6 +188,12 @@ class Machine:
         """Close the circle: an allocation that fails enters reclaim, and reclaim writes pages out."""
         self.page_alloc.reclaim = self.reclaim
         self.reclaim.oom = self.oom
+        self.reclaim.wakeup_pdflush = self.dirty_balance.wakeup_pdflush
+        self.filemap.mark_inode_dirty = self.fs_writeback.mark_inode_dirty
+        self.dirty_balance.writeback_inodes = self.fs_writeback.writeback_inodes
+        self.dirty_balance.some_inode_is_dirty = self.fs_writeback.some_inode_is_dirty
+        self.memory.file_fault.balance = self.memory.file_io.balance = self.dirty_balance
+        self.fs_writeback.shrink_slab = self.reclaim.shrink_slab
         self.swap_state.swapper_space.a_ops = self.page_io
         self.swap_state.swap_readpage = self.page_io.swap_readpage
         self.page_io.bios = self.bios

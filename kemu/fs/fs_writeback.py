@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 class FsWriteback:
     """The dirty inodes of a machine.
 
-    :param balance: is handed the writer, and told when an inode becomes dirty.
+    :param balance: is told when an inode becomes dirty.
     :ivar supers: mounted file systems, in the order of mounting.
     """
 
@@ -64,9 +64,6 @@ class FsWriteback:
         self.supers: list[SuperBlock] = []
         self._inode_wait = WaitQueue("I_LOCK")
         kernel.judge.explainers["inode"] = _explain
-        filemap.mark_inode_dirty = self.mark_inode_dirty
-        balance.writeback_inodes = self.writeback_inodes
-        balance.some_inode_is_dirty = self._some_inode_is_dirty
         kernel.sysctl.register("vm.drop_caches", lambda: 0, self._drop_caches)
 
     def add_super(self, sb: SuperBlock) -> None:
@@ -112,7 +109,8 @@ class FsWriteback:
         if oldest:
             where.move_to_end(inode, last=False)
 
-    def _some_inode_is_dirty(self) -> bool:
+    def some_inode_is_dirty(self) -> bool:
+        """Tell whether a writer would find anything."""
         return any(sb.s_dirty or sb.s_io for sb in self.supers)
 
     # -- writing -----------------------------------------------------------------------------------------------------------------

@@ -134,10 +134,10 @@ class DirtyBalance:
 
     # -- pdflush -------------------------------------------------------------------------------------------------------------------
 
-    def wakeup_pdflush(self, nr_pages: int) -> int:
-        """Let pdflush write so many pages, 0 for all; -1 if every thread is busy."""
+    def wakeup_pdflush(self, nr_pages: int) -> None:
+        """Let pdflush write so many pages, 0 for all; if every thread is busy, nothing comes of it."""
         nr_pages = nr_pages or self.vmstat.nr_dirty + self.vmstat.nr_unstable
-        return self.pdflush.pdflush_operation(self.background_writeout, nr_pages)
+        self.pdflush.pdflush_operation(self.background_writeout, nr_pages)
 
     def background_writeout(self, min_pages: int) -> None:
         """Write until the dirty pages are below the background limit, and at least ``min_pages``; runs in pdflush."""
