@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 class NumaPageAllocator(PageAllocator):
     """All memory of a machine with several nodes."""
 
-    numa = True
-
     def __init__(self, kernel: Kernel, mem_bytes: int, *, topo: Topology, arch: str = "x86_64") -> None:
         super().__init__(kernel, mem_bytes, arch=arch, topo=topo)
 

@@ -99,12 +99,11 @@ class SlowPath(AllocFlags, PageLists):
     :ivar reclaim: the collaborator above, handed over at boot.
     """
 
-    numa = False  # one node: no zonelist is ever cut short
-
     def __init__(self, kernel: Kernel, nodes: list[Node]) -> None:
         AllocFlags.__init__(self, kernel)
         PageLists.__init__(self, kernel, [zone for node in nodes for zone in node.zones])
         self.nodes = nodes
+        self.numa = len(nodes) > 1  # with one node no zonelist is ever cut short
         self.reclaim: Reclaimer | None = None
 
     def numa_node_id(self) -> int:
