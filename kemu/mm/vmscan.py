@@ -6,10 +6,12 @@ Interface
 
 Rules of this file
     * Priority goes from 12 to 0; a pass looks at (list >> priority) + 1 pages of each list, but only when that has added up to 32.
-    * Pages are isolated in clusters of 32: off the list, one more reference, looked at, put back. The cost is per page looked at.
+      One cluster of a list is scan_lists.py's matter, one page shrink_list.py's.
     * Direct reclaim succeeds when 32 pages went in all, or when kswapd has not given up all zones yet. Only kswapd gives up a zone
       (kswapd.py); so as long as kswapd sleeps in the throttle, nobody is killed for memory.
-    * Left out: lumpy reclaim (clusters of neighbours for large orders), zone_reclaim, swap token, memory controllers.
+    * Left out: zone_reclaim (off where nodes are less than RECLAIM_DISTANCE apart), shrink_all_memory (suspend), laptop mode,
+      memory controllers. The swap token too: a process that has it and is in a fault just then is taken for one that uses all its
+      pages, until somebody scans at priority 0. It moves when pages go, not whether they go, and the series does not touch it.
 """
 
 from __future__ import annotations
@@ -17,19 +19,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from kemu.kernel import costs
 from kemu.kernel.sysctl import minmax_conv
-from kemu.kernel.task import PF_KSWAPD
 from kemu.kernel.timer import HZ
 from kemu.mm.backing_dev import WRITE, Congestion
 from kemu.mm.cpuset import cpuset_zone_allowed_hardwall
-from kemu.mm.gfp import GFP_KERNEL, PAGE_ALLOC_COSTLY_ORDER, gfp_t
+from kemu.mm.gfp import GFP_KERNEL, gfp_t
 from kemu.mm.kswapd import Kswapd
 from kemu.mm.mmzone import Zone
-from kemu.mm.page import Page, PG_active, PG_lru
 from kemu.mm.page_writeback import VmWriteout
-from kemu.mm.rmap import page_referenced
-from kemu.mm.shrink_list import SWAP_CLUSTER_MAX, ScanControl, ShrinkList
+from kemu.mm.scan_lists import ScanLists
+from kemu.mm.shrink_list import SWAP_CLUSTER_MAX, ScanControl
 from kemu.mm.shrink_slab import ShrinkSlab
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 DEF_PRIORITY: Final = 12
 
 
-class Reclaim:
+class Reclaim(ScanLists):
     """Page reclaim of one machine.
 
     :param swap_state: where anonymous pages go.
@@ -50,15 +49,9 @@ class Reclaim:
     """
 
     def __init__(self, kernel: Kernel, swap_state: SwapState, congestion: Congestion) -> None:
-        self.kernel = kernel
-        self.sched = kernel.sched
-        self.filemap = swap_state.filemap
+        super().__init__(kernel, swap_state)
         self.lru = swap_state.lru
-        self.page_alloc = swap_state.page_alloc
-        self.vmstat = swap_state.vmstat
-        self.areas = swap_state.areas
         self.congestion = congestion
-        self.shrink_list = ShrinkList(kernel, self.filemap, swap_state)
         self.shrink_slab = ShrinkSlab(kernel, self.vmstat)
         self.register_shrinker = self.shrink_slab.register_shrinker
         self.writeout = VmWriteout(kernel, self.page_alloc, congestion)
@@ -66,7 +59,6 @@ class Reclaim:
         self.kswapds = [Kswapd(kernel, self, node) for node in self.page_alloc.nodes]
         self.kswapd = self.kswapds[0]
         self.oom: OomKiller | None = None
-        self.swappiness = 60
         self.wakeup_pdflush: Callable[[int], None] | None = None
         self._tp_begin = kernel.trace.point("vmscan:mm_vmscan_direct_reclaim_begin", ("order", "may_writepage", "gfp_flags"))
         self._tp_end = kernel.trace.point("vmscan:mm_vmscan_direct_reclaim_end", ("nr_reclaimed",))
@@ -173,106 +165,13 @@ class Reclaim:
             if nr_active:
                 nr_to_scan = min(nr_active, cluster)
                 nr_active -= nr_to_scan
-                self._shrink_active_list(nr_to_scan, zone, sc, priority)
+                self.shrink_active_list(nr_to_scan, zone, sc, priority)
             if nr_inactive:
                 nr_to_scan = min(nr_inactive, cluster)
                 nr_inactive -= nr_to_scan
-                nr_reclaimed += self._shrink_inactive_list(nr_to_scan, zone, sc)
+                nr_reclaimed += self.shrink_inactive_list(nr_to_scan, zone, sc)
         self.throttle_vm_writeout(sc.gfp_mask)
         return nr_reclaimed
-
-    # -- lists --------------------------------------------------------------------------------------------------------------------
-
-    def _isolate(self, zone: Zone, active: bool, nr_to_scan: int) -> list[Page]:
-        """Take pages off the old end of a list, with a reference each (isolate_lru_pages())."""
-        pages = zone.active if active else zone.inactive
-        taken = []
-        for _ in range(min(nr_to_scan, len(pages))):
-            page = pages.popitem(last=False)[0]
-            page.flags &= ~PG_lru
-            page.count += 1
-            taken.append(page)
-        if active:
-            self.vmstat.nr_active -= len(taken)
-        else:
-            self.vmstat.nr_inactive -= len(taken)
-        zone.pages_scanned += len(taken)
-        return taken
-
-    def _put_back(self, pages: Sequence[Page]) -> None:
-        """Put isolated pages to the new end of the list that PG_active says, and drop the isolator's reference."""
-        vmstat = self.vmstat
-        put_page = self.page_alloc.put_page
-        nr_active = 0
-        for page in pages:
-            page.flags |= PG_lru
-            if page.flags & PG_active:
-                page.zone.active[page] = None
-                nr_active += 1
-            else:
-                page.zone.inactive[page] = None
-        vmstat.nr_active += nr_active
-        vmstat.nr_inactive += len(pages) - nr_active
-        for page in pages:
-            if page.count > 1:
-                page.count -= 1
-            else:
-                put_page(page)  # its owner has let go of it meanwhile
-
-    def _shrink_inactive_list(self, max_scan: int, zone: Zone, sc: ScanControl) -> int:
-        """Try to free pages from the old end of the inactive list (shrink_inactive_list())."""
-        vmstat = self.vmstat
-        kswapd = self.sched.current.flags & PF_KSWAPD
-        nr_scanned = nr_reclaimed = 0
-        while nr_scanned < max_scan:
-            pages = self._isolate(zone, False, sc.swap_cluster_max)
-            nr_scanned += len(pages)
-            nr_freed, rest = self.shrink_list.shrink_page_list(pages, sc)
-            if rest and not kswapd and sc.order > PAGE_ALLOC_COSTLY_ORDER:
-                # somebody wants a large block: wait for the writes, and for pages that have just become active too
-                self.congestion_wait(HZ // 10)
-                for page in rest:
-                    page.flags &= ~PG_active
-                more, rest = self.shrink_list.shrink_page_list(rest, sc, sync=True)
-                nr_freed += more
-            if kswapd:
-                vmstat.pgscan_kswapd += len(pages)
-            else:
-                vmstat.pgscan_direct += len(pages)
-            vmstat.pgsteal += nr_freed
-            nr_reclaimed += nr_freed
-            self._put_back(rest)
-            if not pages:
-                break
-        return nr_reclaimed
-
-    def _shrink_active_list(self, nr_pages: int, zone: Zone, sc: ScanControl, priority: int) -> None:
-        """Move pages that were not used from the old end of the active list to the inactive list (shrink_active_list())."""
-        sched = self.sched
-        reclaim_mapped = sc.may_swap and self._reclaim_mapped(zone, sc, priority)
-        no_swap = not self.areas.total_swap_pages
-        pages = self._isolate(zone, True, nr_pages)
-        for page in pages:
-            sched.cond_resched()
-            sched.spend(costs.SCAN_PAGE)
-            if page.mapcount:
-                anon = page.mapping is not None and page.mapping.is_anon
-                if not reclaim_mapped or (no_swap and anon) or page_referenced(page):
-                    continue
-            page.flags &= ~PG_active
-            self.vmstat.pgdeactivate += 1
-        self.vmstat.pgrefill += len(pages)
-        self._put_back(pages)
-
-    def _reclaim_mapped(self, zone: Zone, sc: ScanControl, priority: int) -> bool:
-        """Decide whether mapped pages may leave the active list: distress, share of mapped pages, swappiness, imbalance."""
-        active, inactive = len(zone.active), len(zone.inactive)
-        if zone.pages_scanned >= (active + inactive) * 3:
-            return True  # zone_is_near_oom()
-        distress = 100 >> min(zone.prev_priority, priority)
-        mapped_ratio = (self.vmstat.nr_file_mapped + self.vmstat.nr_anon_pages) * 100 // self.page_alloc.total_pages
-        imbalance = active // (inactive + 1) * (sc.swappiness + 1) // 100 * mapped_ratio // 100
-        return mapped_ratio // 2 + distress + sc.swappiness + imbalance >= 100
 
     # -- for the judge ------------------------------------------------------------------------------------------------------------
 

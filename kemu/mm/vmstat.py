@@ -28,6 +28,7 @@ class VmStat:
     pswpin: int = 0
     pswpout: int = 0
     pgsteal: int = 0
+    kswapd_steal: int = 0  # of these, by kswapd
     pgscan_kswapd: int = 0
     pgscan_direct: int = 0
     pgrefill: int = 0

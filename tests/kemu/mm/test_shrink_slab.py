@@ -100,3 +100,48 @@ def test_the_answer_is_the_number_of_objects_that_went(objects, scanned, lru_pag
     freed = shrink_slab(scanned, GFP_KERNEL, lru_pages)
     kernel.shutdown()
     assert freed == objects - cache.objects
+
+
+def test_what_is_owed_is_taken_from_the_shrinker_while_it_works(shrink_slab):
+    """Who reclaims meanwhile adds to nothing, and does not scan the same share again."""
+    seen = []
+
+    def shrink(nr, _gfp):
+        seen.append(shrinker.nr)
+        return 10_000
+
+    shrinker = shrink_slab.register_shrinker(shrink)
+    shrinker.nr = 500
+    shrink_slab(0, GFP_KERNEL, 100_000)
+    assert seen[0] == 500 and set(seen[1:]) == {0}
+    assert shrinker.nr == (500 + 6) % SHRINK_BATCH, "32 pages scanned at least: 4 * 32 // 2 * 10000 // 100001 = 6"
+
+
+def test_a_sum_that_overflows_a_long_is_set_right_and_said(shrink_slab):
+    shrinker = shrink_slab.register_shrinker(lambda nr, _gfp: -1 if nr else 1000)
+    shrinker.nr = (1 << 63) - 1
+    shrink_slab(1000, GFP_KERNEL, 0)
+    assert shrinker.nr == 1000
+    assert "shrink_slab: nr=-922337203" in shrink_slab.printk.buffer[-1][2]
+
+
+def test_a_cache_that_grows_while_it_shrinks_has_freed_nothing(shrink_slab):
+    sizes = iter(range(1000, 100_000))
+    shrink_slab.register_shrinker(lambda _nr, _gfp: next(sizes))
+    assert shrink_slab(100, GFP_KERNEL, 99) == 0
+    assert shrink_slab.vmstat.slabs_scanned > 0
+
+
+@given(st.integers(0, 5000), st.integers(1, 8), st.integers(0, 3000), st.integers(0, 3000), st.integers(0, 600))
+@settings(max_examples=50, deadline=None)
+def test_the_arithmetic_is_the_kernels(objects, seeks, scanned, lru_pages, owed):
+    """4 * scanned / seeks * objects / (lru_pages + 1), at most twice the objects, in batches of 128."""
+    kernel = Kernel()
+    shrink_slab = ShrinkSlab(kernel, VmStat())
+    shrinker = shrink_slab.register_shrinker(lambda nr, _gfp: objects, seeks)
+    shrinker.nr = owed
+    shrink_slab(scanned, GFP_KERNEL, lru_pages)
+    kernel.shutdown()
+    expected = min(owed + 4 * (scanned or 32) // seeks * objects // (lru_pages + 1), 2 * objects)
+    assert shrink_slab.vmstat.slabs_scanned == expected // SHRINK_BATCH * SHRINK_BATCH
+    assert shrinker.nr == expected % SHRINK_BATCH
