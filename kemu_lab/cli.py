@@ -41,6 +41,7 @@ def cli() -> None:
 @click.option("--latency", default="50us", metavar="TIME", help="One way over the wire.  [50us]")
 @click.option("--fill", default=None, metavar="PATH", help="Fill the pages with the bytes of this file.")
 @click.option("--trace", default=None, metavar="PATH", help="Follow a memory trace of valgrind's lackey.")
+@click.option("--proc", default=None, metavar="DIR", help="Write the client's /proc and /sys into DIR at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only, no progress.")
 def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int:
@@ -56,6 +57,7 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int
       kemu run --patches all,-19 --seed 3
       kemu run --swap disk --patches none
       kemu run --mem 16M --fill /bin/ls --json
+      kemu run --proc out           then: cat out/proc/meminfo
     """
     from kemu_lab.run import run_command
     from kemu_lab.run_config import MAX_CPUS, RunConfig

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from kemu.block import disk as block
 from kemu.mm.swap_info import SwapInfo
 from kemu_lab.hosts import Pair
+from kemu_lab.procfs import write_tree
 from kemu_lab.result import Nfs, Pages, Reclaim, Reserve, RunResult
 from kemu_lab.run_config import RunConfig
 
@@ -116,4 +117,6 @@ class Observer:
             result.disk.reads += disk.reads
             result.disk.merged += disk.queue.merged
         result.history = pair.world.history.hexdigest()
+        if config.proc is not None:
+            write_tree(client.proc, config.proc)
         return result

@@ -9,6 +9,7 @@ import attrs
 from kemu.errors import ConfigError
 from kemu.fixes import FixSet
 from kemu.patches import PatchSet
+from kemu_lab.procfs import prepare_directory
 from kemu_lab.quantities import format_size, format_time, parse_probability, parse_size, parse_time
 
 MIN_MEM, MAX_MEM = 8 << 20, 64 << 30
@@ -27,6 +28,7 @@ class RunConfig:
     :param latency_ns: one way, in ns.
     :param fill: path of a file whose bytes fill the pages, or None.
     :param trace: path of a lackey trace that the process follows, or None.
+    :param proc: path of a directory for the client's /proc and /sys as they are at the end, or None; it changes nothing in the run.
     :param vehicle: how stacks are switched, "greenlet" or "threads"; None takes the best there is. No option: it changes nothing.
     """
 
@@ -41,6 +43,7 @@ class RunConfig:
     latency_ns: int = 50_000
     fill: str | None = None
     trace: str | None = None
+    proc: str | None = None
     vehicle: str | None = None
 
     @classmethod
@@ -58,6 +61,7 @@ class RunConfig:
         fill: str | None,
         trace: str | None,
         swap: str = "nfs",
+        proc: str | None = None,
     ) -> RunConfig:
         """Read the options as typed; :exc:`ConfigError` says in one sentence which cannot be used."""
         if swap not in SWAP_HOMES:
@@ -74,6 +78,7 @@ class RunConfig:
             latency_ns=parse_time(latency, "--latency", 1_000, MAX_LATENCY_NS),
             fill=fill,
             trace=trace,
+            proc=None if proc is None else prepare_directory(proc),
         )
 
     @property
