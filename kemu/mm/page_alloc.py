@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
 from kemu.mm.emergency_pool import EmergencyPool
+from kemu.mm.fault_inject import fail_page_alloc_point
 from kemu.mm.gfp import _GFP_COLD, _GFP_WAIT, _GFP_ZERO, ALLOC_HARDER, ALLOC_HIGH, GFP_ZONEMASK, MAX_ORDER, gfp_t
 from kemu.mm.min_free import MinFree
 from kemu.mm.mmzone import Zone
@@ -25,7 +26,6 @@ from kemu.mm.slow_path import SlowPath
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
-    from kemu.mm.fault_inject import FailPageAlloc
 
 
 class PageAllocator(SlowPath):
@@ -35,6 +35,8 @@ class PageAllocator(SlowPath):
     :param topo: nodes, CPUs and distances; None for one node.
     :ivar fail_page_alloc: injected failures, or None.
     """
+
+    fail_page_alloc = fail_page_alloc_point()
 
     def __init__(self, kernel: Kernel, mem_bytes: int, *, arch: str = "x86_64", topo: Topology | None = None) -> None:
         self.arch = arch
@@ -46,7 +48,6 @@ class PageAllocator(SlowPath):
         self.total_pages = sum(zone.present_pages for zone in self.zones)
         self.min_free = MinFree(kernel, self.nodes)
         self.emergency_pool = EmergencyPool(kernel, self.min_free, self)
-        self.fail_page_alloc: FailPageAlloc | None = None
         self._tp_alloc = kernel.trace.point("kmem:mm_page_alloc", ("page", "pfn", "order", "gfp_flags"))
         kernel.judge.explainers["memory"] = _explain_wait
 
@@ -61,8 +62,6 @@ class PageAllocator(SlowPath):
         if gfp & _GFP_WAIT and (cpu.preempt_count or cpu.irq_disabled):
             sched.might_sleep()
         zonelist = self.zonelists[gfp & GFP_ZONEMASK]
-        if self.fail_page_alloc is not None and self.fail_page_alloc.should_fail(gfp, 0):
-            return None
         # get_page_from_freelist() at pages_low, for the usual case: first zone, this CPU's list
         zone = zonelist[0]
         if zone.free_pages > zone.low_threshold:
@@ -106,8 +105,6 @@ class PageAllocator(SlowPath):
         cpu = sched.cpu
         if gfp & _GFP_WAIT and (cpu.preempt_count or cpu.irq_disabled):
             sched.might_sleep()
-        if self.fail_page_alloc is not None and self.fail_page_alloc.should_fail(gfp, order):
-            return None
         page = self._alloc_pages(gfp, order, zonelist)
         if page is not None and self._tp_alloc.enabled:
             self._tp_alloc(page.address, page.pfn, order, gfp)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kemu.errors import KernelBug
 from kemu.mm import slub_check
+from kemu.mm.fault_inject import failslab_point
 from kemu.mm.gfp import _GFP_DMA, PAGE_SHIFT, gfp_t
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
 from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
@@ -42,7 +43,10 @@ class Slub(SlubKmalloc):
     :param page_alloc: where slabs come from; also asked who is entitled to the reserve.
     :param slub_debug: the boot word (slub_debug.py); empty: no debugging but what a cache asks for.
     :param merge: let caches of like size be one (slub_caches.py).
+    :ivar failslab: injected failures, or None.
     """
+
+    failslab = failslab_point()
 
     def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub_debug: str = "", *, merge: bool = False) -> None:
         super().__init__(kernel, page_alloc, slub_debug, merge=merge)

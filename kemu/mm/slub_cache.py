@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_PARTIAL",
-    "SLAB_FAILSLAB",
     "SLAB_HWCACHE_ALIGN",
     "SLAB_PANIC",
     "SLAB_RECLAIM_ACCOUNT",
@@ -44,7 +43,6 @@ PG_slab_reserve = 1 << 8  # PG_owner_priv_1; written only where b03a is mended, 
 
 MIN_PARTIAL: Final = 2  # 2.6.23 and its -mm1; 2.6.24 keeps 5
 DEFRAG_RATIO: Final = 100  # of 1024: how often slabs of other nodes are filled up before a new one is made
-SLAB_FAILSLAB: Final = 0x02000000  # 2.6.30: may be failed by failslab's cache filter
 
 
 class KmemCacheCpu:

@@ -109,22 +109,25 @@ class SlubKmalloc(SlubEstimates):
         """Return memory of a node if it has some, else of another; above the largest class of any node (``__kmalloc_node()``)."""
         if node < 0 or not 0 < size <= KMALLOC_MAX_CACHED:
             return self.kmalloc(size, gfp)
-        cache = self._dma_kmalloc_cache(kmalloc_index(size)) if gfp & _GFP_DMA else self._kmalloc_by_size[size]
+        cache = self.kmalloc_slab(size, gfp)
+        assert cache is not None
         return self.kmem_cache_alloc_node(cache, gfp, node)
 
     def kmem_cache_alloc_node(self, cache: KmemCache, gfp: gfp_t, node: int) -> int | None:
         """Return an object of a node's memory if it has some, else of another's; any node for a negative one."""
         c = cache.cpu_slab[self.sched.cpu.id]
-        if node < 0 or (c.freelist and c.node == node):
-            return self.kmem_cache_alloc(cache, gfp)
+        if c.freelist and (node < 0 or c.node == node):
+            return c.freelist.pop()
         return self._slab_alloc(cache, gfp, c, node)
 
     def _kmalloc_unusual(self, size: int, gfp: gfp_t) -> int | None:
         """Serve kmalloc() of nothing, of DMA memory, and of more than half a page: whole pages (``__kmalloc()``)."""
         if size == 0:
             return ZERO_SIZE_PTR
-        if 0 < size <= KMALLOC_MAX_CACHED:
-            return self.kmem_cache_alloc(self._dma_kmalloc_cache(kmalloc_index(size)), gfp)
+        cache = self.kmalloc_slab(size, gfp)
+        if cache is not None:
+            c = cache.cpu_slab[self.sched.cpu.id]
+            return c.freelist.pop() if c.freelist else self._slab_alloc(cache, gfp, c)
         order = get_order(size)
         if size < 0 or order >= MAX_ORDER:
             return None
@@ -133,6 +136,12 @@ class SlubKmalloc(SlubEstimates):
         if self._trace_kmalloc.enabled:
             self._trace_kmalloc(address, size, PAGE_SIZE << order, gfp)
         return address
+
+    def kmalloc_slab(self, size: int, gfp: gfp_t) -> KmemCache | None:
+        """Return the cache that serves a size; None for nothing, and for what is whole pages (``get_slab()``)."""
+        if gfp & _GFP_DMA and 0 < size <= KMALLOC_MAX_CACHED:
+            return self._dma_kmalloc_cache(kmalloc_index(size))
+        return self._kmalloc_by_size.get(size)
 
     def _dma_kmalloc_cache(self, index: int) -> KmemCache:
         """Return the cache of a class whose pages come from ZONE_DMA; the first request makes it (``dma_kmalloc_cache()``)."""
