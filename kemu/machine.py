@@ -197,6 +197,7 @@ class Machine:
         self.swap_state.swapper_space.a_ops = self.page_io
         self.swap_state.swap_readpage = self.page_io.swap_readpage
         self.page_io.bios = self.bios
+        self.filemap.writeback_owner = self.bios.page_owner
 
     def add_disk(self, name: str, size: int, *, latency_ns: int = LATENCY_NS, bandwidth: int = BANDWIDTH) -> Disk:
         """Plug a disk in.

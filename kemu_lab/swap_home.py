@@ -79,7 +79,8 @@ class DiskHome:
         self.disk.blocks[0] = mkswap_header(pages)
 
     def swap_on(self) -> File | str:
-        """Swapon."""
+        """Swapon; from now on a machine whose disk works is not dead."""
+        self.pair.world.judge.closed_probes.append(self.disk.idle_probe)
         file = self.disk.open()
         error = self.pair.client.swapfile.swapon(file)
         return f"swapon on {self.disk.name} was refused: {errorcode[-error]}" if error else file

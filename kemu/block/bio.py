@@ -70,6 +70,9 @@ class BlockDevice(Protocol):
 class Driver(Protocol):
     """Who drives a disk of this machine."""
 
+    def carries(self, page: Page) -> bool:
+        """Tell whether a page waits in the queue or is under way."""
+
     def request_done(self, errors: list[int]) -> None:
         """End the request that the disk has done, with an error for each of its bios."""
 
@@ -295,6 +298,11 @@ class Bios:
         done, self.done = self.done, []
         for disk, errors in done:
             disk.request_done(errors)
+
+    def page_owner(self, page: Page) -> tuple[str, object] | None:
+        """Return the disk that a page waits for, for the chain of waits; a search, since nobody else asks."""
+        disk = next((disk for disk in self.disks if disk.carries(page)), None)
+        return None if disk is None else ("disk", disk)
 
     # -- for reports and checks ----------------------------------------------------------------------------------------------------
 

@@ -93,6 +93,7 @@ class Disk:
         self.inode = Inode(ino=self.minor, size=size, is_block=True, i_bdev=self)
         self.mapping = AddressSpace(self.inode, BdevOps(bios, filemap), backing)
         self._filemap = filemap
+        self.kernel.judge.explainers.setdefault("disk", _explain)
 
     @property
     def sectors(self) -> int:
@@ -210,6 +211,17 @@ class Disk:
             at += len(part)
             data = data[len(part) :]
 
+    # -- for the judge -----------------------------------------------------------------------------------------------------------
+
+    def carries(self, page: Page) -> bool:
+        """Tell whether a page waits in the queue or is under way."""
+        requests = self.queue.elevator.requests() + self.queue.in_flight
+        return any(page is vec[0] for rq in requests for bio in rq.bios for vec in bio.bi_io_vec)
+
+    def idle_probe(self) -> str | None:
+        """Tell that nothing will come from this disk by itself, or None while it has work (judge.closed_probes)."""
+        return None if any(self.queue.count) else f"{self.name} has nothing to do"
+
     # -- faults ----------------------------------------------------------------------------------------------------------------
 
     def fail(self, sector: int, sectors: int) -> None:
@@ -244,3 +256,8 @@ class Disk:
     def __repr__(self) -> str:
         """Show what an oops would print."""
         return f"<Disk {self.name} {'stalled' if self.stalled else 'busy' if self.busy else 'idle'} {self.queue!r}>"
+
+
+def _explain(disk: Disk) -> tuple[str, None]:
+    """Say what a page waits for."""
+    return f"{disk.name}, which {'does not answer' if disk.stalled else 'works'}: {sum(disk.queue.count)} requests", None
