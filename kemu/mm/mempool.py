@@ -1,15 +1,16 @@
 """Memory pools: a few elements kept back so that somebody always gets one, in the end (2.6.23 mm/mempool.c).
 
 Interface
-    * :class:`Mempool`: ``alloc(gfp)``, ``free(element)``, ``destroy()``, ``check()``.
-    * :func:`mempool_create`, :func:`mempool_create_slab_pool`, :func:`mempool_create_kmalloc_pool`: None if there is no memory for
-      the elements.
+    * :class:`Mempool`: ``alloc(gfp)``, ``free(element)``, ``resize(new_min_nr, gfp)``, ``destroy()``, ``check()``.
+    * :func:`mempool_create`, :func:`mempool_create_slab_pool`, :func:`mempool_create_kmalloc_pool`,
+      :func:`mempool_create_kzalloc_pool`, :func:`mempool_create_page_pool`: None if there is no memory for the elements.
 
 Rules
     * The plain allocator comes first, the pool second. Patch 04 puts the reserve between the pool and sleep.
     * With __GFP_WAIT alloc() never returns None: it sleeps, at most 5 s at a time, until an element comes back.
-    * Whoever gives an element back fills the pool before the allocator gets any.
-    * Left out: mempool_resize().
+    * Whoever gives an element back fills the pool before the allocator gets any, and wakes all who sleep: they are no exclusive
+      waiters. One gets it, the others begin their next lap.
+    * A kzalloc pool gives zeros only while the plain allocator serves: an element from the pool is as it came back.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kemu.kernel.errno import ENOMEM
 from kemu.kernel.timer import HZ
 from kemu.kernel.wait import WaitQueue
 from kemu.mm.gfp import _GFP_IO, _GFP_NOMEMALLOC, _GFP_NORETRY, _GFP_NOWARN, _GFP_WAIT, GFP_KERNEL, gfp_t
+from kemu.mm.page import Page
 from kemu.mm.slub_cache import KmemCache
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ class Mempool(Generic[T]):
         self._free = free
         self._wait = WaitQueue(name)
         self._given_back = 0  # elements that came back to the pool, ever
+        if min_nr < 0:
+            raise KernelBug(f"mempool {name}: {min_nr} elements")
         kernel.judge.explainers.setdefault("mempool", _explain_wait)
         if fill and self.fill():
             raise KernelBug(f"mempool {name}: no memory for its {min_nr} elements")
@@ -113,12 +117,37 @@ class Mempool(Generic[T]):
 
     def free(self, element: T) -> None:
         """Give an element back (``mempool_free()``)."""
+        if element is None:
+            raise KernelBug(f"mempool {self.name}: mempool_free() of NULL", self)
         if len(self.elements) < self.min_nr:
             self.elements.append(element)
             self._given_back += 1
             self.sched.wake_up(self._wait)
         else:
             self._free(element)
+
+    def resize(self, new_min_nr: int, gfp: gfp_t) -> int:
+        """Let the pool keep more elements, or fewer; 0 or -ENOMEM (``mempool_resize()``).
+
+        A larger pool takes what the plain allocator gives it now; frees fill the rest.
+        """
+        if new_min_nr <= 0:
+            raise KernelBug(f"mempool {self.name}: BUG_ON(new_min_nr <= 0): {new_min_nr}", self)
+        if new_min_nr <= self.min_nr:
+            while new_min_nr < len(self.elements):
+                self._free(self.elements.pop())
+            self.min_nr = new_min_nr
+            return 0
+        self.min_nr = new_min_nr
+        while len(self.elements) < self.min_nr:
+            element = self._alloc(gfp)
+            if element is None:
+                break
+            if len(self.elements) >= self.min_nr:  # somebody freed to the pool, or made it smaller, meanwhile
+                self._free(element)
+                break
+            self.elements.append(element)
+        return 0
 
     def destroy(self) -> None:
         """Free the pool's elements; all of them must have come back (``mempool_destroy()``)."""
@@ -141,7 +170,7 @@ class Mempool(Generic[T]):
         seen = self._given_back
         self.sleeps += 1
         self.page_alloc.vmstat.mempool_sleeps += 1
-        self.sched.wait_event_timeout(self._wait, lambda: self._given_back != seen, NAP, ("mempool", self), exclusive=True)
+        self.sched.wait_event_timeout(self._wait, lambda: self._given_back != seen, NAP, ("mempool", self))
 
     def __repr__(self) -> str:
         """Show what an oops would print."""
@@ -156,7 +185,7 @@ def mempool_create(
     free: Callable[[T], None],
     page_alloc: PageAllocator,
 ) -> Mempool[T] | None:
-    """Make a pool with its elements; None if there is no memory for them."""
+    """Make a pool of whatever ``alloc`` gives."""
     pool = Mempool(kernel, name, min_nr, alloc, free, page_alloc, fill=False)
     return None if pool.fill() else pool
 
@@ -180,6 +209,27 @@ def mempool_create_kmalloc_pool(kernel: Kernel, name: str, min_nr: int, slub: Sl
         return slub.kmalloc(size, gfp)
 
     return mempool_create(kernel, name, min_nr, alloc, slub.kfree, slub.page_alloc)
+
+
+def mempool_create_kzalloc_pool(kernel: Kernel, name: str, min_nr: int, slub: Slub, size: int) -> Mempool[int] | None:
+    """Make a pool of kzallocs of one size."""
+
+    def alloc(gfp: gfp_t) -> int | None:
+        return slub.kzalloc(size, gfp)
+
+    return mempool_create(kernel, name, min_nr, alloc, slub.kfree, slub.page_alloc)
+
+
+def mempool_create_page_pool(kernel: Kernel, name: str, min_nr: int, page_alloc: PageAllocator, order: int) -> Mempool[Page] | None:
+    """Make a pool of blocks of 2**order pages."""
+
+    def alloc(gfp: gfp_t) -> Page | None:
+        return page_alloc.alloc_pages(gfp, order)
+
+    def free(page: Page) -> None:
+        page_alloc.free_pages(page, order)
+
+    return mempool_create(kernel, name, min_nr, alloc, free, page_alloc)
 
 
 def _explain_wait(pool: Mempool[Any]) -> tuple[str, tuple[str, object]]:

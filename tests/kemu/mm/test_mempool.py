@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
 from kemu.kernel.timer import HZ, NSEC_PER_JIFFY
+from kemu.mm.fault_inject import FailSlab
 from kemu.mm.gfp import (
     _GFP_IO,
     _GFP_NOMEMALLOC,
@@ -18,7 +19,14 @@ from kemu.mm.gfp import (
     GFP_KERNEL,
     GFP_NOIO,
 )
-from kemu.mm.mempool import Mempool, mempool_create, mempool_create_kmalloc_pool, mempool_create_slab_pool
+from kemu.mm.mempool import (
+    Mempool,
+    mempool_create,
+    mempool_create_kmalloc_pool,
+    mempool_create_kzalloc_pool,
+    mempool_create_page_pool,
+    mempool_create_slab_pool,
+)
 from slab_ground import slab_ground
 
 FORCED = _GFP_NOMEMALLOC | _GFP_NORETRY | _GFP_NOWARN
@@ -109,8 +117,9 @@ def test_the_allocator_is_asked_again_every_five_seconds_and_may_wait_then(sg):
     assert sg.kernel.sched.now >= 15 * HZ * NSEC_PER_JIFFY
 
 
-def test_one_element_wakes_one_sleeper(sg):
-    pool, _ = pool_of(sg, 2)
+def test_one_element_wakes_all_sleepers_and_serves_one(sg):
+    """They are no exclusive waiters: the others ask the plain allocator again, and sleep again."""
+    pool, shop = pool_of(sg, 2)
     held = [pool.alloc(GFP_NOIO) for _ in range(2)]
     got = []
 
@@ -120,9 +129,10 @@ def test_one_element_wakes_one_sleeper(sg):
     for _ in range(2):
         sg.kernel.sched.spawn("sleeper", sleeper)
     sg.kernel.sched.msleep(1)
+    shop.asked.clear()
     pool.free(held.pop())
     sg.kernel.sched.msleep(1)
-    assert len(got) == 1
+    assert len(got) == 1 and shop.asked == [GFP_NOIO | FORCED] * 2 and pool.sleeps == 3
     pool.free(held.pop())
     sg.kernel.sched.msleep(1)
     assert len(got) == 2
@@ -178,6 +188,79 @@ def test_slab_and_kmalloc_pools_hold_objects(sg):
     pool.destroy()
     other.destroy()
     assert sg.slub.objects_in_use(sg.cache(256)) == sg.slub.objects_in_use(sg.cache(2048)) == 0
+
+
+def test_page_pools_hold_blocks(sg):
+    before = sg.pa.allocated_pages()
+    pool = mempool_create_page_pool(sg.kernel, "isa", 3, sg.pa, 1)
+    assert sg.pa.allocated_pages() == before + 6
+    page = pool.alloc(GFP_NOIO)
+    pool.free(page)
+    pool.check()
+    pool.destroy()
+    assert sg.pa.allocated_pages() == before
+
+
+def test_kzalloc_pools_give_zeros_from_the_plain_allocator_only():
+    with slab_ground(slub_debug="P") as sg:
+        pool = mempool_create_kzalloc_pool(sg.kernel, "zeros", 1, sg.slub, 64)
+        kept = pool.elements[0]
+        sg.slub.write(kept, 0, b"used")
+        fresh = pool.alloc(GFP_NOIO)
+        assert sg.slub.read(fresh, 0, 64) == bytes(64)
+        sg.slub.failslab = FailSlab(sg.kernel, ignore_gfp_wait=False)
+        assert sg.slub.read(pool.alloc(GFP_NOIO), 0, 4) == b"used"
+
+
+# resize
+
+
+def test_a_smaller_pool_gives_what_is_too_much_to_the_allocator(sg):
+    pool, shop = pool_of(sg, 4)
+    assert pool.resize(2, GFP_KERNEL) == 0
+    assert (pool.curr_nr, pool.min_nr, shop.freed) == (2, 2, [4, 3])
+
+
+def test_a_larger_pool_is_filled_from_the_allocator(sg):
+    pool, shop = pool_of(sg, 1, more=5)
+    assert pool.resize(3, GFP_NOIO) == 0
+    assert (pool.curr_nr, pool.min_nr, shop.asked) == (3, 3, [GFP_NOIO] * 2)
+
+
+def test_a_larger_pool_is_filled_by_frees_where_the_allocator_refuses(sg):
+    pool, shop = pool_of(sg, 1)
+    element = pool.alloc(GFP_ATOMIC)
+    assert pool.resize(2, GFP_ATOMIC) == 0
+    assert (pool.curr_nr, pool.min_nr) == (0, 2)
+    pool.free(element)
+    assert pool.curr_nr == 1 and not shop.freed
+
+
+def test_what_is_freed_while_a_pool_grows_is_not_too_much(sg):
+    pool, shop = pool_of(sg, 1, more=5)
+    element = pool.alloc(GFP_ATOMIC)
+    real = pool._alloc
+    pool._alloc = lambda gfp: pool.free(element) or real(gfp)  # somebody frees while the allocator is asked
+    assert pool.resize(2, GFP_KERNEL) == 0
+    pool.check()
+    assert pool.curr_nr == 2 and len(shop.freed) == 1
+
+
+@pytest.mark.parametrize("new", [0, -1])
+def test_no_pool_is_resized_to_nothing(sg, new):
+    pool, _ = pool_of(sg, 1)
+    with pytest.raises(KernelBug, match="new_min_nr <= 0"):
+        pool.resize(new, GFP_KERNEL)
+    assert pool.curr_nr == 1
+
+
+def test_bad_pools_and_bad_elements_are_bugs(sg):
+    with pytest.raises(KernelBug, match="-1 elements"):
+        mempool_create(sg.kernel, "bad", -1, lambda _gfp: 1, lambda _element: None, sg.pa)
+    pool, _ = pool_of(sg, 1)
+    with pytest.raises(KernelBug, match="NULL"):
+        pool.free(None)
+    pool.check()
 
 
 def test_who_sleeps_says_why(sg):
