@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kemu.kernel.sysctl import jiffies_to_clock_t, userhz_jiffies_conv
 from kemu.kernel.timer import HZ, Timer
 from kemu.mm.address_space import WritebackControl
 from kemu.mm.backing_dev import WRITE, Congestion
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from kemu.mm.pdflush import Pdflush
 
 MAX_WRITEBACK_PAGES: Final = 1024
-USER_HZ: Final = 100
 
 
 class DirtyBalance:
@@ -60,22 +60,27 @@ class DirtyBalance:
         self._wb_timer = Timer("wb_timer", self._wb_timer_fn)
         self._kupdate_at = self.dirty_writeback_interval
         kernel.judge.explainers["dirty"] = self._explain
-        centisecs = USER_HZ
         kernel.sysctl.register(
             "vm.dirty_writeback_centisecs",
-            lambda: self.dirty_writeback_interval * centisecs // HZ,
+            lambda: self.dirty_writeback_interval,
             self._set_writeback_interval,
+            conv=userhz_jiffies_conv,
+            show=jiffies_to_clock_t,
             handler=self._writeback_interval_changed,
         )
         kernel.sysctl.register(
-            "vm.dirty_expire_centisecs", lambda: self.dirty_expire_interval * centisecs // HZ, self._set_expire_interval
+            "vm.dirty_expire_centisecs",
+            lambda: self.dirty_expire_interval,
+            self._set_expire_interval,
+            conv=userhz_jiffies_conv,
+            show=jiffies_to_clock_t,
         )
 
-    def _set_writeback_interval(self, centisecs: int) -> None:
-        self.dirty_writeback_interval = centisecs * HZ // USER_HZ
+    def _set_writeback_interval(self, jiffies: int) -> None:
+        self.dirty_writeback_interval = jiffies
 
-    def _set_expire_interval(self, centisecs: int) -> None:
-        self.dirty_expire_interval = centisecs * HZ // USER_HZ
+    def _set_expire_interval(self, jiffies: int) -> None:
+        self.dirty_expire_interval = jiffies
 
     def _writeback_interval_changed(self) -> None:
         """Begin the interval anew; 0 stops the timer (dirty_writeback_centisecs_handler())."""
