@@ -63,7 +63,7 @@ class Proc:
         slub: Slub,
         reserves: Reserves,
         swap_state: SwapState,
-        overcommit: Overcommit | None,
+        overcommit: Overcommit,
         buffers: Callable[[], int],
     ) -> None:
         self.patched = kernel.patched

@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 class MemInfo:
     """What /proc/meminfo is made of.
 
-    :param overcommit: None: nothing is promised, and the two lines are absent.
     :param buffers: counts the cached pages of block devices.
     """
 
     def __init__(
-        self, page_alloc: PageAllocator, swap_state: SwapState, overcommit: Overcommit | None, buffers: Callable[[], int]
+        self, page_alloc: PageAllocator, swap_state: SwapState, overcommit: Overcommit, buffers: Callable[[], int]
     ) -> None:
         self.page_alloc = page_alloc
         self.swap_state = swap_state
@@ -58,7 +57,7 @@ class MemInfo:
             high_free = sum(zone.free_pages for zone in high)
             fields |= {"HighTotal": high_total, "HighFree": high_free, "LowTotal": total - high_total, "LowFree": free - high_free}
         swap_total, swap_free = si_swapinfo(self.swap_state.areas)
-        fields |= {
+        return fields | {
             "SwapTotal": swap_total,
             "SwapFree": swap_free,
             "Dirty": vmstat.nr_dirty,
@@ -69,10 +68,9 @@ class MemInfo:
             "SReclaimable": vmstat.nr_slab_reclaimable,
             "SUnreclaim": vmstat.nr_slab - vmstat.nr_slab_reclaimable,
             "NFS_Unstable": vmstat.nr_unstable,
+            "CommitLimit": self.overcommit.commit_limit(),
+            "Committed_AS": self.overcommit.vm_committed_space,
         }
-        if self.overcommit is not None:
-            fields |= {"CommitLimit": self.overcommit.commit_limit(), "Committed_AS": self.overcommit.vm_committed_space}
-        return fields
 
     def text(self) -> str:
         """Give the text of /proc/meminfo."""

@@ -36,6 +36,7 @@ _COUNTERS: Final = {
     "pgfault": "pgfault",
     "pgmajfault": "pgmajfault",
     "slabs_scanned": "slabs_scanned",
+    "kswapd_steal": "kswapd_steal",
     "pageoutrun": "pageoutrun",
     "allocstall": "allocstall",
     "pgrotated": "pgrotated",

@@ -69,7 +69,7 @@ class ShowMem:
             lines.append(f"        low      {middle}")
             lines.append(f"        high     {high}")
             lines.append(f"        scanned  {zone.pages_scanned} (a: {zone.nr_scan_active} i: {zone.nr_scan_inactive})")
-            lines.append(f"        spanned  {zone.present_pages}")
+            lines.append(f"        spanned  {zone.spanned_pages}")
             lines.append(f"        present  {zone.present_pages}")
             lines.append(f"    nr_free_pages {zone.free_pages}")
             lines.append(f"    nr_inactive  {inactive}")
