@@ -168,7 +168,7 @@ class Machine:
             self.slub,
             self.reserves,
             self.swap_state,
-            getattr(self, "overcommit", None),
+            self.overcommit,
             lambda: sum(disk.mapping.nrpages for disk in disks.values()),
         )
         self.pdflush.start()
