@@ -29,7 +29,7 @@ from kemu.fs.fs_writeback import FsWriteback
 from kemu.fs.proc import Proc
 from kemu.kernel.core import Kernel
 from kemu.kernel.world import World
-from kemu.lib.radix_nodes import NODE_SIZE, RadixNodes
+from kemu.lib.radix_nodes import NODE_SIZE, RadixNodes, radix_tree_node_ctor
 from kemu.mm.backing_dev import BackingDev, Congestion
 from kemu.mm.dirty_balance import DirtyBalance
 from kemu.mm.filemap import Filemap
@@ -45,7 +45,8 @@ from kemu.mm.pdflush import Pdflush
 from kemu.mm.process import Processes
 from kemu.mm.reserve import Reserves
 from kemu.mm.shadow import Shadow
-from kemu.mm.slub import Slub
+from kemu.mm.slub import SLAB_PANIC, Slub
+from kemu.mm.slub_debug import setup_slub_debug
 from kemu.mm.swap_state import SwapState
 from kemu.mm.swapfile import Swapfile
 from kemu.mm.vmscan import Reclaim
@@ -77,6 +78,8 @@ class MachineConfig:
     :param arch: the zone layout, x86_64 or i386.
     :param nodes: memory is split evenly over so many nodes, and CPUs in contiguous blocks.
     :param constant_pages: the emergency pool that is set by hand where patch 11, which would size it, is off.
+    :param slub_debug: the boot word slub_debug=: "FZPU", perhaps with names of caches, ",kmalloc-64" (mm/slub_debug.py).
+    :param slub_merge: let slab caches of like size be one, as a kernel without slub_nomerge does.
     :param selinux: boot with SELinux, which then judges every packet that a socket gets.
     :param overrides: subsystem class -> a mixin that stands before it, for one's own patch.
     """
@@ -91,6 +94,8 @@ class MachineConfig:
     nodes: int = 1
     vehicle: str | None = None
     constant_pages: int = 0
+    slub_debug: str = ""
+    slub_merge: bool = False
     selinux: bool = False
     overrides: Mapping[type[Any], type[Any]] = attrs.Factory(dict)
 
@@ -104,6 +109,7 @@ class MachineConfig:
             raise ConfigError(
                 f"nodes {self.nodes} cannot be used; it goes from 1 to {MAX_NUMNODES}, with at least {MIN_MEM} bytes of mem each"
             )
+        setup_slub_debug(self.slub_debug)
         if self.arch not in ("x86_64", "i386"):
             raise ConfigError(f"arch {self.arch!r} is unknown; there are x86_64 and i386")
 
@@ -126,8 +132,8 @@ class Machine:
         self.page_alloc = build(allocator, kernel, config.mem, arch=config.arch, topo=topology(config.nodes, config.cpus))
         self.vmstat = self.page_alloc.vmstat
         self.memory_hotplug = build(MemoryHotplug, self.page_alloc)
-        self.slub = build(Slub, kernel, self.page_alloc)
-        node_cache = self.slub.kmem_cache_create("radix_tree_node", NODE_SIZE)
+        self.slub = build(Slub, kernel, self.page_alloc, slub_debug=config.slub_debug, merge=config.slub_merge)
+        node_cache = self.slub.kmem_cache_create("radix_tree_node", NODE_SIZE, flags=SLAB_PANIC, ctor=radix_tree_node_ctor)
         self.radix_nodes = build(
             RadixNodes,
             kernel,

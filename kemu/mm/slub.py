@@ -48,7 +48,7 @@ class Slub(SlubKmalloc):
 
     failslab = failslab_point()
 
-    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub_debug: str = "", *, merge: bool = False) -> None:
+    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, *, slub_debug: str = "", merge: bool = False) -> None:
         super().__init__(kernel, page_alloc, slub_debug, merge=merge)
         point = kernel.trace.point
         self._trace_kfree = point("kmem:kfree", ("ptr",))
