@@ -2,7 +2,7 @@
 
 Interface: :class:`Task`, the ``PF_*`` and ``TIF_*`` constants, task states, :func:`tsk_restore_flags` and :func:`signal_pending`.
 
-Left out: process groups, priorities that schedule (``nice`` is data for the OOM killer), signals other than SIGKILL.
+Left out: sessions and process groups, priorities that schedule (``nice`` is data for the OOM killer), signals other than SIGKILL.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ PF_NAMES = {value: name for name, value in list(globals().items()) if name.start
 TIF_MEMDIE = 1
 TIF_SIGPENDING = 2
 
+CAP_SYS_RAWIO = 17
+CAP_SYS_ADMIN = 21
+CAP_FULL_SET = 0xFFFFFFFF
+
 TASK_RUNNING = 0
 TASK_INTERRUPTIBLE = 1
 TASK_UNINTERRUPTIBLE = 2
@@ -51,6 +55,9 @@ class Task:
     :ivar on_rq: it is on a run queue or running, so a wake-up need not queue it.
     :ivar utime_ns: CPU time in user and kernel code, up to when it left its CPU last.
     :ivar bound: it never leaves its CPU.
+    :ivar parent: whose child it is, for the OOM killer; None: nobody's.
+    :ivar tgid: the thread group's number, its own pid unless somebody says otherwise.
+    :ivar cap_effective: capabilities, one bit each; root has all.
     :ivar mempolicy: None for the system's default, or a Mempolicy (mm/mempolicy.py).
     :ivar cpuset: None for the top one, or a Cpuset (mm/cpuset.py); ``mems_allowed`` is its nodes, None for all.
     :ivar data: a dictionary for whoever drives the task.
@@ -58,6 +65,7 @@ class Task:
 
     __slots__ = (
         "bound",
+        "cap_effective",
         "comm",
         "cpu",
         "cpuset",
@@ -74,6 +82,7 @@ class Task:
         "nice",
         "on_rq",
         "oomkilladj",
+        "parent",
         "pid",
         "reclaim_state",
         "rt",
@@ -81,6 +90,7 @@ class Task:
         "stack",
         "start_ns",
         "state",
+        "tgid",
         "thread_flags",
         "uid",
         "utime_ns",
@@ -92,6 +102,8 @@ class Task:
     ) -> None:
         self.kernel = kernel
         self.pid = pid
+        self.tgid = pid
+        self.parent: Task | None = None
         self.comm = comm
         self.cpu = cpu
         self.stack = stack
@@ -101,6 +113,7 @@ class Task:
         self.killed = False
         self.uid = uid
         self.gid = uid
+        self.cap_effective = CAP_FULL_SET if uid == 0 else 0
         self.rt = False
         self.nice = 0
         self.oomkilladj = 0

@@ -8,7 +8,7 @@ Rules of this file
     * Caches feel the pressure that the LRU lists feel: as large a share of their objects is scanned, twice that for cheap ones.
     * What a shrinker owes is taken from it while it works, and what is left is given back: a reclaimer that comes in meanwhile adds
       to nothing, and does not scan the same share twice.
-    * The sums are C's: a long that overflowed is set right with a line in the log, and no shrinker owes more than twice its objects.
+    * The sums are C's: a long that overflowed is set right, with a line in the log. No shrinker owes more than twice its objects.
     * Left out: shrinker_rwsem (nobody registers while somebody shrinks).
 """
 

@@ -106,7 +106,7 @@ def test_what_is_owed_is_taken_from_the_shrinker_while_it_works(shrink_slab):
     """Who reclaims meanwhile adds to nothing, and does not scan the same share again."""
     seen = []
 
-    def shrink(nr, _gfp):
+    def shrink(_nr, _gfp):
         seen.append(shrinker.nr)
         return 10_000
 
@@ -138,7 +138,7 @@ def test_the_arithmetic_is_the_kernels(objects, seeks, scanned, lru_pages, owed)
     """4 * scanned / seeks * objects / (lru_pages + 1), at most twice the objects, in batches of 128."""
     kernel = Kernel()
     shrink_slab = ShrinkSlab(kernel, VmStat())
-    shrinker = shrink_slab.register_shrinker(lambda nr, _gfp: objects, seeks)
+    shrinker = shrink_slab.register_shrinker(lambda _nr, _gfp: objects, seeks)
     shrinker.nr = owed
     shrink_slab(scanned, GFP_KERNEL, lru_pages)
     kernel.shutdown()
