@@ -1,7 +1,7 @@
 """A run's result as text."""
 
 from kemu_lab.report import print_report
-from kemu_lab.result import Reserve, RunResult
+from kemu_lab.result import Disk, Reclaim, Reserve, RunResult
 
 DEAD = {
     "scenario": "main",
@@ -31,6 +31,16 @@ def test_everything_a_reader_needs_is_there(capsys):
     assert "kswapd0:3 waits for [a page]" in text
     assert "left out with them: patches 30, 31" in text
     assert "repeat: kemu run --seed 3" in text
+
+
+def test_a_disk_and_its_pools_stand_where_nfs_would(capsys):
+    result = RunResult(**DEAD, swap="disk", disk=Disk(7, 8, 9), reclaim=Reclaim(mempool_sleeps=6))
+    print_report(result, quiet=False)
+    text = capsys.readouterr().out
+
+    assert "7 writes, 8 reads, 9 bios joined one of them" in text
+    assert "6 sleeps for an element" in text
+    assert "WRITE," not in text
 
 
 def test_quiet_leaves_the_table_and_the_chain_out(capsys):

@@ -22,6 +22,7 @@ def parsed(**words):
         {"mem": "16M"},
         {"mem": "1G", "cpus": "2"},
         {"loss": "0.25", "latency": "1ms"},
+        {"swap": "disk"},
         {"patches": "1-8,-3", "fixes": "-b16"},
         {"seed": "7", "patches": "-25"},
         {"fill": "/some where/file", "trace": "a trace"},
@@ -37,7 +38,16 @@ def test_the_command_repeats_the_run(words):
 
 @pytest.mark.parametrize(
     "words",
-    [{"mem": "1M"}, {"mem": "x"}, {"loss": "1.5"}, {"latency": "2h"}, {"latency": "1ns"}, {"patches": "99"}, {"fixes": "b99"}],
+    [
+        {"mem": "1M"},
+        {"mem": "x"},
+        {"loss": "1.5"},
+        {"latency": "2h"},
+        {"latency": "1ns"},
+        {"patches": "99"},
+        {"fixes": "b99"},
+        {"swap": "tape"},
+    ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(words):
     with pytest.raises(ConfigError) as error:
