@@ -8,6 +8,8 @@ Interface: :meth:`EmergencyPool.adjust_memalloc_reserve`.
 Rules of this file
     * var_free_mutex is held over the probe, which may reclaim for long.
     * The probe is GFP_KERNEL of order 0: it fails only for a caller that is PF_MEMALLOC or TIF_MEMDIE, or by injection.
+    * One probe per node, each by that node's whole zonelist: a full node borrows from the others, so a probe shows that some node
+      has a page above the new marks, no more.
     * With the patch off nothing changes and 0 is returned: charges are accepted, and nothing backs them.
 """
 
