@@ -104,6 +104,7 @@ class SwapAreas:
     :ivar areas: by type; None where an area was and is no more.
     :ivar nr_swap_pages: free slots of all areas.
     :ivar total_swap_pages: slots of all areas.
+    :ivar page_cluster: vm.page-cluster: swap-in reads a window of 2**page_cluster slots.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -116,6 +117,11 @@ class SwapAreas:
         self.total_swap_pages = 0
         self._by_prio: list[SwapInfo] = []  # swap_list: highest priority first
         self._next = 0  # swap_list.next: where the next slot is taken
+        self.page_cluster = PAGE_CLUSTER
+        kernel.sysctl.register("vm.page-cluster", lambda: self.page_cluster, self._set_page_cluster)
+
+    def _set_page_cluster(self, shift: int) -> None:
+        self.page_cluster = shift
 
     # -- slots -----------------------------------------------------------------------------------------------------------------
 
@@ -176,8 +182,9 @@ class SwapAreas:
         si = self._lookup(entry)
         counts = si.swap_map
         target = entry & SWP_OFFSET_MASK
-        base = target >> PAGE_CLUSTER << PAGE_CLUSTER
-        end = min(base + (1 << PAGE_CLUSTER), si.max)
+        window = 1 << (self.page_cluster & 31)  # as x86 shifts an int
+        base = target & -window
+        end = min(base + window, si.max)
         first = last = target
         while last + 1 < end and 0 < counts[last + 1] < SWAP_MAP_BAD:
             last += 1

@@ -7,6 +7,7 @@ from kemu.errors import KernelBug
 from kemu.mm.page import Page
 from kemu.mm.swap_info import SwapInfo
 from kemu.mm.swapops import swp_entry
+from swap_ground import swap_ground
 
 
 def test_without_areas_there_is_no_slot():
@@ -50,3 +51,21 @@ def test_pages_of_files_are_themselves_to_a_file_system():
         assert machine.swapfile.page_offset(page) == 5 * 4096
         page.mapping = None
         machine.page_alloc.free_pages(page, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [("3", (8, 16)), ("0", (11, 12)), ("1", (10, 12)), ("2", (8, 12)), ("31", (1, 41)), ("-1", (1, 41)), ("35", (8, 16))],
+)
+def test_the_window_of_swap_in_is_vm_page_cluster(text, window):
+    with swap_ground() as machine:
+        file, _ = machine.disk_area(64)
+        assert machine.swapfile.swapon(file) == 0
+        for _ in range(40):
+            entry = machine.swapfile.get_swap_page()
+        assert machine.kernel.sysctl.write("vm.page-cluster", text) == 0
+        assert machine.kernel.sysctl.read("vm.page-cluster") == f"{text}\n"
+        found = machine.swapfile.valid_swaphandles(entry - 29)
+        assert (found.start, found.stop) == window
+        for slot in range(40):
+            machine.swapfile.swap_free(entry - slot)
