@@ -115,6 +115,8 @@ class SlubKmalloc(SlubEstimates):
 
     def kmem_cache_alloc_node(self, cache: KmemCache, gfp: gfp_t, node: int) -> int | None:
         """Return an object of a node's memory if it has some, else of another's; any node for a negative one."""
+        if node >= len(cache.partials):
+            raise KernelBug(f"slub {cache.name}: node {node} of {len(cache.partials)} nodes")
         c = cache.cpu_slab[self.sched.cpu.id]
         if c.freelist and (node < 0 or c.node == node):
             return c.freelist.pop()

@@ -30,6 +30,7 @@ from kemu.mm.gfp import (
     PAGE_SHIFT,
     gfp_t,
 )
+from kemu.mm.mempolicy import MPOL_INTERLEAVE, Mempolicy
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
 from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
 from kemu.mm.slub_debug import SlubDebug, has_debugging
@@ -209,6 +210,12 @@ class SlubPages:
 
     def _slab_node(self) -> int:
         """Return the node where the running task's policy begins to look; the local one without a policy (``slab_node()``)."""
+        policy: Mempolicy | None = self.sched.current.mempolicy
+        if policy is not None:
+            if policy.mode == MPOL_INTERLEAVE:
+                return policy.interleave_nodes()
+            if policy.nodes:
+                return policy.nodes[0]
         return self.page_alloc.numa_node_id()
 
     def _deactivate_slab(self, cache: KmemCache, c: KmemCacheCpu) -> None:

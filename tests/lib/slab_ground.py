@@ -56,8 +56,9 @@ def slab_ground(
     ncpus: int = 1,
     slub_debug: str = "",
     *,
+    nodes: int = 1,
     merge: bool = False,
 ) -> Iterator[SlabGround]:
     """Boot one, and end it."""
-    with ground(mem, patches, fixes, ncpus) as ground_:
+    with ground(mem, patches, fixes, ncpus, nodes=nodes) as ground_:
         yield SlabGround(ground_, slub_debug, merge=merge)
