@@ -49,9 +49,6 @@ REQUEST_SIZE: Final = 288  # sizeof(struct request)
 # bi_flags
 BIO_UPTODATE: Final = 1 << 0
 
-# bi_rw, beside READ and WRITE
-BIO_RW_SYNC: Final = 1 << 4
-
 BioEndIo = Callable[["Bio", int], None]
 
 
@@ -69,6 +66,8 @@ class BlockDevice(Protocol):
 
 class Driver(Protocol):
     """Who drives a disk of this machine."""
+
+    minor: int
 
     def carries(self, page: Page) -> bool:
         """Tell whether a page waits in the queue or is under way."""
@@ -290,6 +289,11 @@ class Bios:
         if not bio.bi_size or not bio.bi_io_vec:
             raise KernelBug("submit_bio() of a bio without pages", state=bio)
         bio.bi_rw |= rw
+        vmstat = self.slub.page_alloc.vmstat
+        if rw & WRITE:
+            vmstat.pgpgout += bio.sectors
+        else:
+            vmstat.pgpgin += bio.sectors
         self.sched.spend(costs.BIO_SUBMIT)
         bio.bi_bdev.submit_bio(bio)
 

@@ -87,7 +87,8 @@ class Disk:
         self._late = False  # the disk is done, and stalled: nobody was told
         self._bad: list[tuple[int, int]] = []
         self._head = 0
-        self.minor = SD_MINORS * len(bios.disks)
+        self.minor = next(n for n in range(0, 1 << 20, SD_MINORS) if n not in [other.minor for other in bios.disks])
+        self.dev = f"{SD_MAJOR}:{self.minor}"
         bios.add_disk(self)
         self.queue = RequestQueue(bios, backing, self._request_fn, nr_requests)
         self.inode = Inode(ino=self.minor, size=size, is_block=True, i_bdev=self)

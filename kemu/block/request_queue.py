@@ -9,7 +9,7 @@ Rules of this file
       congested, below 103 no more: then congestion_wait() ends early.
     * A request's memory is a slab object of a pool of four (BLKDEV_MIN_RQ), asked for with GFP_NOIO: reclaim ends up here.
     * A queue that was empty is plugged: requests wait for company until somebody waits for a page (sync_page), four requests wait,
-      or 3 ms have passed, which are one jiffy at HZ 250.
+      or 3 ms have passed, which are one jiffy at HZ 250; a bio with BIO_RW_SYNC starts it at once.
     * A bio joins a request that ends where it begins, or begins where it ends, as long as that has at most 1024 sectors in 128
       pieces and the disk has not taken it yet.
     * The queue's lock is left out: between two places where time passes nothing else runs.
@@ -27,7 +27,7 @@ from kemu.kernel import costs
 from kemu.kernel.timer import HZ, Timer
 from kemu.kernel.wait import WaitQueue
 from kemu.kernel.workqueue import Work
-from kemu.mm.backing_dev import READ, WRITE, BackingDev
+from kemu.mm.backing_dev import BIO_RW_SYNC, READ, WRITE, BackingDev
 from kemu.mm.gfp import GFP_NOIO
 from kemu.mm.mempool import Mempool, mempool_create_slab_pool
 
@@ -87,6 +87,7 @@ class RequestQueue:
         if self.count != [0, 0]:
             raise KernelBug(f"{self.name} is removed with {self.count} requests")
         self.kernel.timers.del_timer(self._unplug_timer)
+        self.bios.kblockd.cancel_sync(self._unplug_work)
         self.rq_pool.destroy()
 
     # -- from above --------------------------------------------------------------------------------------------------------------
@@ -94,16 +95,15 @@ class RequestQueue:
     def make_request(self, bio: Bio) -> None:
         """Let a bio join a request or get one of its own, which may take a while (__make_request())."""
         rw = bio.bi_rw & WRITE
-        if self._merge(rw, bio):
-            return
-        rq = self._get_request_wait(rw)
-        rq.sector = bio.bi_sector
-        rq.nr_sectors = bio.sectors
-        rq.bios.append(bio)
-        if not len(self.elevator):
-            self._plug()
-        self.elevator.add(rq, self.sched.now)
-        if self.plugged and len(self.elevator) >= UNPLUG_THRESH:
+        if not self._merge(rw, bio):
+            rq = self._get_request_wait(rw)
+            rq.sector = bio.bi_sector
+            rq.nr_sectors = bio.sectors
+            rq.bios.append(bio)
+            if not len(self.elevator):
+                self._plug()
+            self.elevator.add(rq, self.sched.now)
+        if bio.bi_rw & BIO_RW_SYNC or len(self.elevator) >= UNPLUG_THRESH:
             self.unplug()
 
     def _merge(self, rw: int, bio: Bio) -> bool:

@@ -21,6 +21,7 @@ from kemu.kernel.wait import WaitQueue
 
 READ: Final = 0
 WRITE: Final = 1
+BIO_RW_SYNC: Final = 1 << 4  # beside READ or WRITE: somebody waits, start at once
 
 BDI_CAP_NO_ACCT_DIRTY: Final = 1  # dirty pages are not counted
 BDI_CAP_NO_WRITEBACK: Final = 2  # no periodic writeback

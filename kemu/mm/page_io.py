@@ -22,8 +22,8 @@ from kemu.kernel import costs
 from kemu.kernel.core import Kernel
 from kemu.kernel.errno import ENOMEM
 from kemu.kernel.history import PAGE_IN, PAGE_OUT
-from kemu.mm.address_space import AddressSpace, File, WritebackControl
-from kemu.mm.backing_dev import READ, WRITE
+from kemu.mm.address_space import WB_SYNC_ALL, AddressSpace, File, WritebackControl
+from kemu.mm.backing_dev import BIO_RW_SYNC, READ, WRITE
 from kemu.mm.filemap import Filemap
 from kemu.mm.gfp import GFP_KERNEL, GFP_NOIO, PAGE_SHIFT, gfp_t
 from kemu.mm.page import Page, PG_error, PG_locked, PG_reclaim, PG_swapcache, PG_uptodate
@@ -100,7 +100,7 @@ class PageIo:
                 if not error:
                     self._count(PAGE_OUT, entry)
                 return error
-        return self._write_to_device(page)
+        return self._write_to_device(page, wbc)
 
     def swap_readpage(self, file: File | None, page: Page) -> int:
         """Fill a locked swap cache page from its slot; it is unlocked when its contents are there."""
@@ -161,7 +161,7 @@ class PageIo:
 
     # -- block devices ---------------------------------------------------------------------------------------------------------
 
-    def _write_to_device(self, page: Page) -> int:
+    def _write_to_device(self, page: Page, wbc: WritebackControl) -> int:
         """Write by a bio; without memory for one the page stays dirty (swap_writepage(), the base's half)."""
         self.sched.spend(costs.PAGEOUT)
         bio = self._get_swap_bio(GFP_NOIO, page)
@@ -173,7 +173,7 @@ class PageIo:
         self._count(PAGE_OUT, page.private)
         self.filemap.set_page_writeback(page)
         self.filemap.unlock_page(page)
-        self._submit(WRITE, bio)
+        self._submit(WRITE | BIO_RW_SYNC if wbc.sync_mode == WB_SYNC_ALL else WRITE, bio)
         return 0
 
     def _read_from_device(self, page: Page) -> int:
@@ -211,7 +211,7 @@ class PageIo:
         if error:
             page.flags |= PG_error
             self.filemap.set_page_dirty(page)
-            self.kernel.printk(f"Write-error on swap-device ({bio.bi_bdev.name}:{bio.bi_sector})", level="alert")
+            self.kernel.printk(f"Write-error on swap-device ({bio.bi_bdev.dev}:{bio.bi_sector})", level="alert")
             page.flags &= ~PG_reclaim
         self.filemap.end_page_writeback(page)
         self._put(bio)
@@ -221,7 +221,7 @@ class PageIo:
         page = bio.bi_io_vec[0][0]
         if error:
             page.flags = page.flags & ~PG_uptodate | PG_error
-            self.kernel.printk(f"Read-error on swap-device ({bio.bi_bdev.name}:{bio.bi_sector})", level="alert")
+            self.kernel.printk(f"Read-error on swap-device ({bio.bi_bdev.dev}:{bio.bi_sector})", level="alert")
         else:
             page.flags |= PG_uptodate
         self.filemap.unlock_page(page)

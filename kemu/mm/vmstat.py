@@ -25,6 +25,8 @@ class VmStat:
     # events: faults, swap, reclaim
     pgfault: int = 0
     pgmajfault: int = 0
+    pgpgin: int = 0  # sectors read from disks; /proc/vmstat shows half of it, which is KiB
+    pgpgout: int = 0
     pswpin: int = 0
     pswpout: int = 0
     pgsteal: int = 0

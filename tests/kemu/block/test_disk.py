@@ -216,6 +216,21 @@ def test_a_disk_that_cannot_be_is_refused(words):
         assert not machine.disks and "bio" not in machine.slub.caches
 
 
+def test_minor_numbers_are_given_once(ground):
+    machine = ground.machine
+    second = machine.add_disk("sdb", MIB)
+    machine.remove_disk(ground.disk)
+    third = machine.add_disk("sdc", MIB)
+    assert (ground.disk.dev, second.dev, third.dev) == ("8:0", "8:16", "8:0")
+
+
+def test_sectors_are_counted_for_proc_vmstat(ground):
+    ground.write(0)
+    ground.read(800, vecs=4)
+    ground.settle()
+    assert (ground.machine.vmstat.pgpgout, ground.machine.vmstat.pgpgin) == (8, 32)
+
+
 def test_names_are_given_once(ground):
     with pytest.raises(ConfigError, match="a disk sda already"):
         ground.machine.add_disk("sda", MIB)

@@ -8,7 +8,7 @@ from block_ground import MIB, MS, SECTORS, block_ground
 from kemu.block.request_queue import BLKDEV_MAX_RQ
 from kemu.errors import KernelBug
 from kemu.kernel.timer import NSEC_PER_JIFFY
-from kemu.mm.backing_dev import READ, WRITE
+from kemu.mm.backing_dev import BIO_RW_SYNC, READ, WRITE
 
 
 @pytest.fixture
@@ -90,6 +90,24 @@ def test_who_waits_for_a_page_unplugs(ground):
     got = ground.machine.filemap.read_mapping_page(mapping, 0, None)
     assert ground.sched.now - began < NSEC_PER_JIFFY + MS // 2
     ground.machine.lru.put_page(got)
+
+
+def test_a_synchronous_bio_starts_the_queue(ground, queue, page):
+    ground.write(0, page)
+    bio = ground.bio(800, page)
+    ground.bios.submit_bio(WRITE | BIO_RW_SYNC, bio)
+    assert not queue.plugged and ground.disk.busy is not None
+
+
+def test_a_disk_can_go_while_its_timer_is_armed(ground, page):
+    ground.write(0, page)
+    ground.disk.unplug()
+    ground.settle()
+    ground.write(0, page)
+    ground.world.run(for_ns=NSEC_PER_JIFFY)
+    ground.settle()
+    ground.machine.remove_disk(ground.disk)
+    assert not ground.machine.disks
 
 
 # -- the limit and congestion ------------------------------------------------------------------------------------------------------
