@@ -26,7 +26,7 @@ from kemu.errors import ConfigError
 from kemu.fs.proc_meminfo import MemInfo, proc_swaps
 from kemu.fs.proc_slab import SlabFiles, slabinfo
 from kemu.fs.proc_vmstat import proc_vmstat
-from kemu.kernel.errno import EACCES, EINVAL, EISDIR, ENOENT
+from kemu.kernel.errno import EACCES, EINVAL, EISDIR, ENOENT, ENOTDIR
 from kemu.mm.show_mem import ShowMem
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _SYSCTL: Final = "/proc/sys/"
 _SLAB: Final = "/sys/kernel/slab/"
+_WHY: Final = {ENOENT: "does not exist", EISDIR: "is a directory", ENOTDIR: "is no directory, or lies below a file"}
 
 
 @attrs.frozen
@@ -101,20 +102,30 @@ class Proc:
 
     def write(self, path: str, text: str | bytes) -> int:
         """Put text into a file by one system call: 0 or what went wrong, a negative errno."""
-        file = self._lookup(_clean(path))
-        if file is None:
-            return -EISDIR if self._is_directory(_clean(path)) else -ENOENT
+        file = self._find(path)
+        if isinstance(file, int):
+            return file
         if file.store is None or not file.mode & 0o200:
             return -EACCES
         return file.store(text)
 
     def _file(self, path: str) -> ProcFile:
         """Find a file, or say in a sentence why there is none."""
-        file = self._lookup(_clean(path))
-        if file is None:
-            what = "is a directory" if self._is_directory(_clean(path)) else "does not exist"
-            raise ConfigError(f"{path!r} {what}; paths() names all files")
+        file = self._find(path)
+        if isinstance(file, int):
+            raise ConfigError(f"{path!r} {_WHY[-file]}; paths() names all files")
         return file
+
+    def _find(self, path: str) -> ProcFile | int:
+        """Find a file as open(2) would, or give a negative errno."""
+        clean = _clean(path)
+        file = self._lookup(clean)
+        if file is not None:
+            return -ENOTDIR if path.endswith("/") else file
+        if any(self._lookup(clean[:end]) for end in range(len(clean)) if clean[end] == "/"):
+            return -ENOTDIR
+        folder = clean.rstrip("/") + "/"
+        return -EISDIR if clean and any(name.startswith(folder) for name in self.paths()) else -ENOENT
 
     def _lookup(self, path: str) -> ProcFile | None:
         if path.startswith(_SYSCTL):
@@ -132,10 +143,6 @@ class Proc:
         if table.set is None:
             return ProcFile(lambda: self.sysctl.read(name))
         return ProcFile(lambda: self.sysctl.read(name), lambda text: self.sysctl.write(name, text), 0o644)
-
-    def _is_directory(self, path: str) -> bool:
-        folder = path.rstrip("/") + "/"
-        return path != "" and any(name.startswith(folder) for name in self.paths())
 
 
 def _clean(path: str) -> str:

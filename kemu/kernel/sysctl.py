@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from kemu.errors import ConfigError
 from kemu.kernel.errno import EINVAL, ENOENT, EPERM
 from kemu.kernel.strtoul import c_int, isspace, kernel_text, simple_strtoul
 from kemu.kernel.timer import HZ, NSEC_PER_JIFFY
@@ -140,7 +141,10 @@ class Sysctl:
 
     def read(self, name: str) -> str:
         """Give the variable as /proc/sys shows it: numbers with tabs between, and a newline."""
-        return self._do_proc_dointvec(self._tables[name], False, "")[1]
+        table = self._tables.get(name)
+        if table is None:
+            raise ConfigError(f"there is no sysctl {name!r}; names() gives all of them")
+        return self._do_proc_dointvec(table, False, "")[1]
 
     def write(self, name: str, text: str | bytes) -> int:
         """Write text to a variable: 0 or a negative errno, as the system call would report it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kemu.errors import ConfigError
-from kemu.kernel.errno import EACCES, EINVAL, EISDIR, ENOENT
+from kemu.kernel.errno import EACCES, EINVAL, EISDIR, ENOENT, ENOTDIR
 from kemu.machine import Machine, MachineConfig
 from kemu.mm.gfp import GFP_KERNEL
 
@@ -73,6 +73,9 @@ def test_a_cache_that_comes_and_goes(machine, proc):
         ("/sys/kernel/slab/kmalloc-64/shrink", "0", -EINVAL),
         ("/proc/sys/vm/none", "1", -ENOENT),
         ("/proc/sys/vm.swappiness", "1", -ENOENT),
+        ("/proc/meminfo/x", "1", -ENOTDIR),
+        ("/proc/sys/vm/swappiness/", "1", -ENOTDIR),
+        ("/sys/kernel/slab/kmalloc-64/order/x/y", "1", -ENOTDIR),
         ("/proc", "1", -EISDIR),
         ("/proc/sys/vm/", "1", -EISDIR),
         ("/sys/kernel/slab/kmalloc-64", "1", -EISDIR),

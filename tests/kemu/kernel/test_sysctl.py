@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kemu.errors import ConfigError
 from kemu.kernel.errno import EINVAL, ENOENT, EPERM
 from kemu.kernel.strtoul import kernel_text
 from kemu.kernel.sysctl import jiffies_to_clock_t, minmax_conv, userhz_jiffies_conv
@@ -57,6 +58,11 @@ def test_read_only_and_unknown_names(sysctl):
     assert sysctl.write("vm.none", "1") == -ENOENT
     assert sysctl.read("vm.fixed") == "42\n"
     assert sysctl.names() == ["net.vector", "vm.fixed", "vm.scalar"]
+
+
+def test_reading_an_unknown_name_is_one_sentence(sysctl):
+    with pytest.raises(ConfigError, match="there is no sysctl"):
+        sysctl.read("vm.none")
 
 
 def test_a_handler_runs_after_a_write_that_stored_something(kernel, box):
