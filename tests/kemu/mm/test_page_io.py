@@ -6,7 +6,8 @@ import pytest
 
 from kemu.errors import KernelBug
 from kemu.kernel.errno import ENOMEM
-from kemu.mm.address_space import WritebackControl
+from kemu.mm.address_space import WB_SYNC_ALL, WritebackControl
+from kemu.mm.gfp import GFP_KERNEL, GFP_NOIO
 from kemu.mm.memory import VM_FAULT_SIGBUS
 from kemu.mm.page import PG_dirty, PG_locked, PG_swapcache, PG_uptodate, PG_writeback
 from swap_ground import page_bytes, swap_ground
@@ -21,6 +22,7 @@ def ground():
         g.swapfile.swapon(g.area)
         g.process(16)
         yield g
+        g.bios.check()
 
 
 def in_swap_cache(ground, vpn=0):
@@ -105,6 +107,87 @@ def test_a_read_without_a_bio_is_refused(ground):
     page = ground.swap_state.read_swap_cache_async(entry)
     assert not page.flags & (PG_locked | PG_uptodate)
     assert ground.vmstat.pswpin == 0
+
+
+def bios_asked_for(ground, monkeypatch):
+    """Note with what gfp bios are asked for."""
+    asked = []
+    alloc = ground.bios.bio_alloc
+    monkeypatch.setattr(ground.bios, "bio_alloc", lambda gfp, nr: (asked.append((gfp, nr)), alloc(gfp, nr))[1])
+    return asked
+
+
+def test_who_writes_may_not_start_io_to_get_its_bio_and_who_reads_may(ground, monkeypatch):
+    asked = bios_asked_for(ground, monkeypatch)
+    ground.memory.write_page(ground.task, 0, page_bytes(0))
+    ground.swap_out(0)
+    ground.memory.read_page(ground.task, 0)
+    assert asked == [(GFP_NOIO, 1), (GFP_KERNEL, 1)]
+    assert ground.bios.in_flight == 0
+
+
+def test_a_page_that_could_not_be_written_is_written_again_and_nothing_is_lost(ground):
+    ground.memory.write_page(ground.task, 0, page_bytes(0))
+    ground.disk.fail_writes = 1
+    ground.swap_out(0)  # three looks: written, dirty again, written
+    assert ground.disk.writes == 2 and ground.disk.blocks[1] == page_bytes(0)
+    assert ground.memory.read_page(ground.task, 0) == page_bytes(0)
+    assert "8:0:8" in "".join(str(line) for line in ground.kernel.printk.buffer)
+
+
+def test_the_window_around_a_slot_is_one_request(ground):
+    """2**page_cluster slots, read by eight bios that stand side by side and wait for company."""
+    for vpn in range(10):
+        ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
+    entries = [ground.swap_out(vpn) for vpn in range(10)]
+    before = ground.disk.reads
+    assert ground.memory.read_page(ground.task, 9) == page_bytes(9)
+    assert ground.disk.reads - before == 1
+    assert ground.vmstat.pswpin == len([e for e in entries if 8 <= e & 0xFFFF < 16])
+
+
+def test_who_waits_for_a_page_starts_its_disk(ground):
+    page = in_swap_cache(ground)
+    ground.page_io.swap_writepage(page, WBC)
+    assert ground.disk.queue.plugged
+    ground.page_io.swap_sync_page(page)
+    assert not ground.disk.queue.plugged
+    ground.filemap.wait_on_page_writeback(page)
+
+
+def test_a_page_that_left_the_swap_cache_has_no_disk_to_start():
+    """It may leave between lock_page()'s look at the mapping and here; patch 25's page_swap_info() would be a BUG then."""
+    with swap_ground(patches="none", kswapd=False) as ground:
+        page = ground.pa.alloc_page(GFP_KERNEL)
+        ground.page_io.swap_sync_page(page)
+        ground.pa.put_page(page)
+        ground.check()
+
+
+def test_a_synchronous_writer_starts_the_disk_at_once(ground):
+    page = in_swap_cache(ground)
+    ground.page_io.swap_writepage(page, WritebackControl(sync_mode=WB_SYNC_ALL))
+    assert ground.disk.busy is not None
+    ground.filemap.wait_on_page_writeback(page)
+
+
+def test_of_two_disks_the_one_with_the_higher_priority_fills_first(ground):
+    small, disk = ground.disk_area(6)
+    assert ground.swapfile.swapon(small, priority=5) == 0
+    for vpn in range(8):
+        ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
+        ground.swap_out(vpn)
+    assert len(disk.blocks) == 1 + 4 and len(ground.disk.blocks) == 1 + 4
+    assert [ground.memory.read_page(ground.task, vpn) for vpn in range(8)] == [page_bytes(vpn) for vpn in range(8)]
+
+
+def test_a_file_on_a_disk_is_written_where_its_blocks_are(ground):
+    ground.swapfile.swapoff(ground.area)
+    area, disk = ground.file_area(20, first=1000)
+    assert ground.swapfile.swapon(area) == 0
+    ground.memory.write_page(ground.task, 0, page_bytes(0))
+    ground.swap_out(0)
+    assert disk.blocks[1001] == page_bytes(0)
 
 
 def test_io_without_a_device_is_an_oops(ground):
