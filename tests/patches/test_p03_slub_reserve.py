@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kemu.errors import KernelBug
 from kemu.mm.gfp import _GFP_MEMALLOC, _GFP_NOMEMALLOC, _GFP_NOWARN, _GFP_WAIT, GFP_ATOMIC, GFP_KERNEL
 from slab_ground import MIB, slab_ground
 
@@ -197,6 +198,78 @@ def test_as_long_as_memory_is_short_no_unentitled_caller_holds_reserve_memory(st
                         assert what == "entitled" or not sg.slub.is_reserve_backed(address)
                         live.append(address)
             sg.slub.check()
+
+
+@pytest.mark.parametrize("size", [8, 96, 256, 1024, 2048])
+def test_without_the_patch_a_slab_leaks_all_but_one(size):
+    """D.2 for the other classes: off, what one entitled object pulled in serves everybody; on, nobody."""
+    for patches, leaks in (("all", False), ("all,-3", True)):
+        with slab_ground(patches=patches) as sg:
+            sg.floor()
+            assert sg.entitled_kmalloc(size) is not None
+            served = sum(sg.slub.kmalloc(size, QUIET) is not None for _ in range(600))
+            assert served == (sg.cache(size).objects - 1 if leaks else 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([32, 192, 1024, 2048]), st.integers(1, 60))
+def test_n_objects_for_the_entitled_cost_at_most_so_many_pages(size, count):
+    """Invariant b."""
+    with slab_ground(16 * MIB) as sg:
+        sg.floor()
+        before = sg.pa.vmstat.alloc_no_watermarks
+        assert None not in [sg.entitled_kmalloc(size) for _ in range(count)]
+        assert sg.pa.vmstat.alloc_no_watermarks - before <= -(-count // sg.cache(size).objects)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from(["entitled", "ordinary", "free", "flush", "floor", "relief"]), max_size=60),
+    st.sampled_from(["all", "none"]),
+)
+def test_an_ordinary_page_for_the_cache_ends_the_rationing(steps, fixes):
+    """Invariant c, with v14's defects and without: whatever was before, c.reserve is 0 after a page was had above the marks."""
+    with slab_ground(16 * MIB, fixes=fixes) as sg:
+        cache, live = sg.cache(1024), []
+        for what in steps:
+            pages, reserves = sg.pa.vmstat.pgalloc, sg.pa.vmstat.alloc_no_watermarks
+            if what in ("entitled", "ordinary"):
+                live.append(sg.entitled_kmalloc(1024, QUIET) if what == "entitled" else sg.slub.kmalloc(1024, QUIET))
+                ordinary = sg.pa.vmstat.pgalloc != pages and sg.pa.vmstat.alloc_no_watermarks == reserves
+                assert not ordinary or cache.cpu_slab[0].reserve == 0
+            elif what == "free" and live:
+                sg.slub.kfree(live.pop())
+            elif what == "flush":
+                sg.slub.flush_cpu_slab(cache, 0)
+            elif what in ("floor", "relief"):
+                getattr(sg, what)()
+
+
+def test_each_cpu_has_its_own_tag():
+    """Hole iii: CPU 1 knows nothing of CPU 0's reserve slab, and gets nothing of it either."""
+    with slab_ground(ncpus=2) as sg:
+        sg.floor()
+        mine = sg.entitled_kmalloc(32)
+        sg.cpu(1)
+        assert [c.reserve for c in sg.cache(32).cpu_slab] == [1, 0]
+        assert sg.slub.kmalloc(32, QUIET) is None
+        other = sg.entitled_kmalloc(32)
+        assert sg.slub.virt_to_page(other) is not sg.slub.virt_to_page(mine)
+        sg.slub.check()
+
+
+def test_a_rationed_slab_with_debugging_is_checked_too():
+    """v14 runs the debug checks only if the page has debugging: the two reasons to hand out singly do not disturb each other."""
+    with slab_ground(slub_debug="FZPU") as sg:
+        sg.floor()
+        first, second = sg.entitled_kmalloc(32), sg.entitled_kmalloc(32)
+        assert sg.slub.kmalloc(32, QUIET) is None
+        sg.slub.write(first, 32, b"!")
+        with pytest.raises(KernelBug, match="Redzone overwritten"):
+            sg.slub.kfree(first)
+        for address in (first, second):
+            sg.slub.kfree(address)
+        sg.slub.check()
 
 
 # b03a: the tag belongs to the CPU's place, not to the page

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kemu.kernel.task import PF_MEMALLOC, TIF_MEMDIE
 from kemu.mm.gfp import (
     _GFP_IO,
+    _GFP_MEMALLOC,
     _GFP_NOMEMALLOC,
     _GFP_NORETRY,
     _GFP_NOWARN,
@@ -120,6 +124,72 @@ def test_the_pool_is_asked_again_after_the_reserve():
         shop.serve = lambda gfp: pool.elements.append(3) if not gfp & _GFP_NOMEMALLOC else None
         with sg.memalloc():
             assert pool.alloc(GFP_ATOMIC) == 3
+
+
+def softirq(sg):
+    sg.kernel.sched.cpu.preempt_count += 1 << 8
+    sg.task.flags |= PF_MEMALLOC
+
+
+def killed(sg):
+    sg.task.thread_flags |= TIF_MEMDIE
+
+
+def reclaimer(sg):
+    sg.task.flags |= PF_MEMALLOC
+
+
+@pytest.mark.parametrize(
+    ("patches", "become", "gfp", "served"),
+    [
+        ("all", reclaimer, GFP_ATOMIC, True),
+        ("all", killed, GFP_ATOMIC, True),
+        ("all", softirq, GFP_ATOMIC, True),
+        ("all,-6", softirq, GFP_ATOMIC, False),
+        ("all", lambda _sg: None, GFP_ATOMIC | _GFP_MEMALLOC, True),
+        ("all,-10", lambda _sg: None, GFP_ATOMIC | _GFP_MEMALLOC, False),
+        ("all", reclaimer, GFP_ATOMIC | _GFP_NOMEMALLOC, False),
+        ("all", lambda _sg: None, GFP_ATOMIC, False),
+    ],
+)
+def test_it_serves_whoever_the_page_allocator_would(patches, become, gfp, served):
+    with slab_ground(patches=patches) as sg:
+        pool = drained_rpc_pool(sg)
+        become(sg)
+        assert (pool.alloc(gfp) is not None) is served
+        assert pool.sleeps == 0
+
+
+def test_the_attempt_at_the_reserve_may_warn():
+    """NOWARN was taken out for it: where the reserve itself is at its end, the log says so; without 04 nothing is said."""
+    for patches, lines in (("all", 1), ("all,-4", 0)):
+        with slab_ground(patches=patches) as sg:
+            pool = drained_rpc_pool(sg)
+            with sg.memalloc():
+                while sg.pa.alloc_page(GFP_ATOMIC | _GFP_NOWARN) is not None:
+                    pass
+                assert pool.alloc(GFP_ATOMIC) is None
+            assert sum("page allocation failure" in line for line in sg.kernel.printk.lines()) == lines
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 0x1FFFFF), st.integers(0, 5), st.booleans())
+def test_between_two_sleeps_the_reserve_is_tried_once(gfp, laps, memalloc):
+    """Invariant e, and the flags of every lap: no WAIT or IO before the first sleep, the reserve after the pool was empty."""
+    with slab_ground() as sg:
+        pool, shop = empty_pool(sg)
+        shop.serve = lambda _: len(shop.asked) > laps
+        if memalloc:
+            with sg.memalloc():
+                pool.alloc(gfp)
+        else:
+            pool.alloc(gfp)
+        reserve = [not asked & _GFP_NOMEMALLOC for asked in shop.asked]
+        assert not any(first and second for first, second in itertools.pairwise(reserve))
+        assert sum(reserve) <= pool.sleeps + 1
+        assert all(not asked & (_GFP_WAIT | _GFP_IO) for asked in shop.asked[: 1 + sum(reserve[:2])])
+        entitled = gfp & (_GFP_MEMALLOC | _GFP_NOMEMALLOC) == _GFP_MEMALLOC or (memalloc and not gfp & _GFP_NOMEMALLOC)
+        assert any(reserve) is (entitled and laps > 0)
 
 
 @settings(max_examples=40, deadline=None)
