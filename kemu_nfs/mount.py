@@ -21,11 +21,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kemu.errors import ConfigError
-from kemu.kernel.errno import EBADF, EINVAL, EIO, ENOMEM, ENOTDIR
+from kemu.kernel.errno import EBADF, EBUSY, EINVAL, EIO, ENOMEM, ENOTDIR
 from kemu.mm.address_space import Cred, File
 from kemu.mm.gfp import PAGE_SIZE
 from kemu.mm.swap_header import mkswap_header
-from kemu_nfs.nfs.file import NfsFileOps
+from kemu_nfs.nfs.file import NfsFileOperations, NfsFileOps
 from kemu_nfs.nfs.inode import FMODE_READ, FMODE_WRITE, NfsInode
 from kemu_nfs.nfs.nfs3xdr import (
     PROC_COMMIT,
@@ -53,10 +53,12 @@ from kemu_nfs.sunrpc.xprtsock import TcpXprt, UdpXprt
 from kemu_nfs.sunrpc.xs_swapper import XsSwapper
 
 if TYPE_CHECKING:
+    from kemu.fs.fs_writeback import FsWriteback
     from kemu.kernel.core import Kernel
     from kemu.lib.radix_tree import RadixNodes
     from kemu.mm.backing_dev import Congestion
     from kemu.mm.filemap import Filemap
+    from kemu.mm.memory import Memory
     from kemu.mm.page_alloc import PageAllocator
     from kemu.mm.slub import Slub
     from kemu.mm.swapfile import Swapfile
@@ -72,6 +74,8 @@ class MachineParts(Protocol):
     filemap: Filemap
     swapfile: Swapfile
     congestion: Congestion
+    memory: Memory
+    fs_writeback: FsWriteback
 
 
 class StackParts(Protocol):
@@ -91,7 +95,16 @@ def _quad(addr: int) -> str:
 def make_modules(machine: MachineParts) -> NfsModule:
     """Load nfs and sunrpc into a machine."""
     build: Callable[..., Any] | None = getattr(machine, "build", None)
-    parts = (machine.kernel, machine.page_alloc, machine.slub, machine.radix_nodes, machine.filemap, machine.swapfile)
+    parts = (
+        machine.kernel,
+        machine.page_alloc,
+        machine.slub,
+        machine.radix_nodes,
+        machine.filemap,
+        machine.swapfile,
+        machine.memory.file_io,
+        machine.fs_writeback,
+    )
     if build is None:
         return NfsModule(*parts, congestion=machine.congestion)
     module: NfsModule = build(NfsModule, *parts, congestion=machine.congestion)
@@ -147,6 +160,7 @@ class NfsMount:
         self.swapper = XsSwapper(kernel, machine.slub, stack.socks, self.xprt)
         self.server = NfsServer(self.modules, self.client, self.auth, self.swapper, self.name)
         self.ops = NfsFileOps(self.modules, self.server)
+        self.file_ops = NfsFileOperations(self.ops)
         self.root: NfsInode | None = None
         self.inodes: dict[bytes, NfsInode] = {}
         self.files: list[File] = []
@@ -204,9 +218,11 @@ class NfsMount:
         return 0
 
     def umount(self) -> int:
-        """Write what is left, close everything, tell the server: 0 or -errno. Open swap files refuse (-EBUSY as -EINVAL here)."""
+        """Write what is left, close everything, tell the server: 0 or -errno. Swap files (-EINVAL here) and mapped files refuse."""
         if self.root is None or any(nfsi.inode.is_swapfile for nfsi in self.inodes.values()):
             return -EINVAL
+        if any(nfsi.mapping.i_mmap for nfsi in self.inodes.values()):
+            return -EBUSY
         error = 0
         for nfsi in list(self.inodes.values()):
             error = self.ops.fsync(nfsi) or error
@@ -218,7 +234,7 @@ class NfsMount:
         self._forget_all()
         self.root = None
         self.xprt.xprt_destroy()
-        self.modules.servers.remove(self.server)
+        self.server.destroy()
         self.auth.destroy()
         return error
 
@@ -344,7 +360,8 @@ class NfsMount:
         if ctx is None:
             return -ENOMEM
         self.ops.inodes.nfs_revalidate_mapping(nfsi)
-        file = File(nfsi.inode, nfsi.mapping, Cred(current.uid, current.gid), ctx, f_path="/" + path.strip("/"))
+        cred = Cred(current.uid, current.gid)
+        file = File(nfsi.inode, nfsi.mapping, cred, ctx, self.file_ops, f_path="/" + path.strip("/"))
         self.files.append(file)
         return file
 
@@ -355,8 +372,7 @@ class NfsMount:
         nfsi: NfsInode = file.private_data.nfsi
         error = self.ops.fsync(nfsi)
         self.files.remove(file)
-        self.ops.inodes.put_nfs_open_context(file.private_data)
-        file.private_data = None
+        self.modules.file_io.fput(file)
         return error
 
     def write(self, file: File, pos: int, data: bytes) -> int:

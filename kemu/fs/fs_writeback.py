@@ -1,8 +1,8 @@
 """Dirty inodes, and writing them (2.6.23 fs/fs-writeback.c, fs/drop_caches.c, fs/sync.c).
 
 Interface
-    * :class:`FsWriteback`: ``add_super(sb)``, ``new_inode(sb, inode)``; ``mark_inode_dirty(inode, flags)``;
-      ``writeback_inodes(wbc)``; ``sync()``; sysctl vm.drop_caches.
+    * :class:`FsWriteback`: ``add_super(sb)``, ``remove_super(sb)``, ``new_inode(sb, inode)``, ``drop_inode(inode)``;
+      ``mark_inode_dirty(inode, flags)``; ``writeback_inodes(wbc)``; ``sync()``; sysctl vm.drop_caches.
 
 Rules of this file
     * An inode is on one of two lists of its super block, or clean: s_dirty in the order in which inodes became dirty, s_io those
@@ -69,6 +69,12 @@ class FsWriteback:
     def add_super(self, sb: SuperBlock) -> None:
         """Note a mounted file system."""
         self.supers.append(sb)
+
+    def remove_super(self, sb: SuperBlock) -> None:
+        """Forget a file system that is unmounted; its inodes have left."""
+        if sb.s_dirty or sb.s_io:
+            raise KernelBug(f"{sb.name} is unmounted, and has dirty inodes", state=sb)
+        self.supers.remove(sb)
 
     def new_inode(self, sb: SuperBlock, inode: Inode) -> None:
         """Note an inode of a file system."""

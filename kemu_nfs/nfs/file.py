@@ -1,23 +1,27 @@
-"""NFS files: the address space's methods, and read(2) and write(2) as far as they are needed (2.6.23 fs/nfs/file.c; patch 31).
+"""NFS files: the address space's methods, and those of open files (2.6.23-mm1 fs/nfs/file.c; patch 31).
 
 Interface
     * :class:`NfsFileOps`: ``nfs_file_aops`` of a mount, with the one method that patch 31 adds, ``swapfile``.
     * ``nfs_file_write(file, pos, data)``: a buffered write. ``nfs_write_sync``, ``nfs_read_sync``: calls without the page cache.
+    * :class:`NfsFileOperations`: what read(2), write(2), fsync(2), mmap(2) and close(2) of an NFS file do.
 
 Rules of this file
     * Without patch 31 there is no ->swapfile, and bmap() knows no blocks: swapon says -EINVAL.
-    * A buffered write changes the page and leaves its request; reclaim, nfs_wb_all() or close write it.
-    * Left out: locks, mmap, readahead, direct I/O.
+    * A buffered write changes the page and leaves its request; pdflush, reclaim, nfs_wb_all() or close write it.
+    * A store through a mapping faults first: ->page_mkwrite leaves the request of the whole page, and waits for a WRITE of it that
+      is under way (git-nfs in -mm1, 2.6.24).
+    * Left out: locks, readahead, direct I/O.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from kemu.kernel.errno import ENOMEM
+from kemu.kernel.errno import EINVAL, ENOMEM
 from kemu.mm.address_space import AddressSpace, File, WritebackControl
+from kemu.mm.file_rmap import Vma
 from kemu.mm.gfp import GFP_HIGHUSER, PAGE_SHIFT, PAGE_SIZE
-from kemu.mm.page import ZERO_PAGE, Page, PG_uptodate
+from kemu.mm.page import Page, PG_uptodate
 from kemu_nfs.nfs.inode import NfsInode, NfsInodes, NfsOpenContext
 from kemu_nfs.nfs.nfs3xdr import PROC_READ, PROC_WRITE, ReadArgs, WriteArgs
 from kemu_nfs.nfs.nfs_client import NfsModule, NfsServer
@@ -51,6 +55,20 @@ class NfsFileOps:
         """Start writing a page (nfs_writepage())."""
         return self.write.nfs_writepage(page, wbc)
 
+    def writepages(self, mapping: AddressSpace, wbc: WritebackControl) -> int:
+        """Start writing dirty pages of a file (nfs_writepages())."""
+        return self.write.nfs_writepages(mapping, wbc)
+
+    def page_mkwrite(self, vma: Vma, page: Page) -> int:
+        """Leave a request for a page that will be stored to: its length, or -errno (nfs_vm_page_mkwrite())."""
+        self.filemap.lock_page(page)
+        error = -EINVAL
+        length = self.inodes.nfs_page_length(page) if page.mapping is vma.mapping else 0
+        if length:
+            error = self.write.nfs_updatepage(vma.file, page, 0, length)
+        self.filemap.unlock_page(page)
+        return error or length
+
     def readpage(self, file: File | None, page: Page) -> int:
         """Start reading a page (nfs_readpage())."""
         return self.read.nfs_readpage(file, page)
@@ -74,6 +92,7 @@ class NfsFileOps:
 
     def nfs_file_write(self, file: File, pos: int, data: bytes) -> int:
         """Write into the page cache (do_sync_write(), nfs_commit_write()): bytes written, or -errno if none were."""
+        file_io = self.module.file_io
         done = 0
         while done < len(data):
             offset = pos & (PAGE_SIZE - 1)
@@ -83,6 +102,8 @@ class NfsFileOps:
                 return done or error
             done += len(piece)
             pos += len(piece)
+            if file_io.balance is not None:
+                file_io.balance.balance_dirty_pages_ratelimited(file.f_mapping)
         return done
 
     def _write_one_page(self, file: File, index: int, offset: int, piece: bytes) -> int:
@@ -91,8 +112,7 @@ class NfsFileOps:
         if page is None:
             return -ENOMEM
         self.filemap.wait_on_page_writeback(page)
-        old = page.contents or ZERO_PAGE
-        page.contents = piece if len(piece) == PAGE_SIZE else old[:offset] + piece + old[offset + len(piece) :]
+        self.module.file_io.change(file.f_mapping, page, offset, piece)
         error = self.write.nfs_updatepage(file, page, offset, len(piece))
         self.filemap.unlock_page(page)
         self.pagelist.put_page(page)
@@ -133,6 +153,37 @@ class NfsFileOps:
     def fsync(self, nfsi: NfsInode) -> int:
         """Write what the page cache holds of a file and wait (nfs_fsync())."""
         return self.write.nfs_wb_all(nfsi)
+
+
+class NfsFileOperations:
+    """``nfs_file_operations`` of one mount."""
+
+    def __init__(self, ops: NfsFileOps) -> None:
+        self.ops = ops
+        self.inodes = ops.inodes
+        self.file_io = ops.module.file_io
+
+    def read(self, file: File, pos: int, count: int) -> bytes | int:
+        """Read through the page cache, unless it is stale (nfs_file_read())."""
+        return self.inodes.nfs_revalidate_mapping(file.inode.private) or self.file_io.generic_file_read(file, pos, count)
+
+    def write(self, file: File, pos: int, data: bytes) -> int:
+        """Write into the page cache (nfs_file_write())."""
+        error = self.inodes.nfs_revalidate_mapping(file.inode.private)
+        return error or self.ops.nfs_file_write(file, pos, data)
+
+    def fsync(self, file: File) -> int:
+        """Wait for all requests of the file (nfs_fsync())."""
+        return self.ops.fsync(file.inode.private)
+
+    def mmap(self, file: File) -> int:
+        """Agree to be mapped, with pages that are not stale (nfs_file_mmap())."""
+        return self.inodes.nfs_revalidate_mapping(file.inode.private)
+
+    def release(self, file: File) -> None:
+        """Let the open context go (nfs_file_release())."""
+        self.inodes.put_nfs_open_context(file.private_data)
+        file.private_data = None
 
 
 def is_uptodate(page: Page) -> bool:

@@ -130,6 +130,7 @@ class NfsInodes:
         nfsi = NfsInode(addr, inode, server, fh, RadixTree(self.tree_gfp, self.module.radix_nodes))
         nfsi.mapping = AddressSpace(inode, server.a_ops, server.bdi)
         inode.private = nfsi
+        self.module.fs_writeback.new_inode(server.sb, inode)
         if attr is not None:
             nfsi.attr = attr
             inode.size = int.from_bytes(attr[20:28], "big")
@@ -140,6 +141,7 @@ class NfsInodes:
         if nfsi.npages or nfsi.open_files:
             raise KernelBug("an NFS inode in use is freed", state=nfsi)
         self.filemap.truncate_inode_pages(nfsi.mapping)
+        self.module.fs_writeback.drop_inode(nfsi.inode)
         self.slub.kmem_cache_free(self.module.inode_cache, nfsi.addr)
 
     def nfs_open(self, nfsi: NfsInode, uid: int, gid: int, mode: int) -> NfsOpenContext | None:

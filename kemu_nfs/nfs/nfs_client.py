@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
+from kemu.fs.fs_writeback import FsWriteback
 from kemu.kernel.core import Kernel
+from kemu.mm.address_space import SuperBlock
 from kemu.mm.backing_dev import WRITE, BackingDev, Congestion
+from kemu.mm.file_io import FileIo
 from kemu.mm.filemap import Filemap
 from kemu.mm.gfp import GFP_NOFS, GFP_NOIO, PAGE_SHIFT
 from kemu.mm.mempool import Mempool
@@ -103,6 +106,8 @@ class NfsModule:
         radix_nodes: RadixNodes,
         filemap: Filemap,
         swapfile: Swapfile,
+        file_io: FileIo,
+        fs_writeback: FsWriteback,
         *,
         congestion: Congestion | None = None,
         rpc: RpcSched | None = None,
@@ -116,6 +121,8 @@ class NfsModule:
         self.radix_nodes = radix_nodes
         self.filemap = filemap
         self.swapfile = swapfile
+        self.file_io = file_io
+        self.fs_writeback = fs_writeback
         self.congestion = Congestion(kernel) if congestion is None else congestion
         self.rpc = RpcSched(kernel, page_alloc, slub) if rpc is None else rpc
         self.stats = NfsStats()
@@ -197,6 +204,7 @@ class NfsServer:
     """``struct nfs_server``: one mount.
 
     :ivar writeback: pages under writeback.
+    :ivar sb: its inodes, for who writes dirty ones.
     """
 
     def __init__(self, module: NfsModule, client: RpcClnt, auth: UnixAuth, swapper: XsSwapper, name: str) -> None:
@@ -212,8 +220,15 @@ class NfsServer:
         self.congestion_on = kb >> (PAGE_SHIFT - 10)
         self.congestion_off = self.congestion_on - (self.congestion_on >> 2)
         self.bdi = BackingDev(module.congestion, name)
+        self.sb = SuperBlock(f"nfs {name}")
         self.a_ops: NfsFileOps | None = None
         module.servers.append(self)
+        module.fs_writeback.add_super(self.sb)
+
+    def destroy(self) -> None:
+        """Forget the mount (nfs_free_server())."""
+        self.module.servers.remove(self)
+        self.module.fs_writeback.remove_super(self.sb)
 
     def writeback_begins(self) -> None:
         """Count a page under writeback; a queue above its limit is congested (nfs_set_page_writeback())."""

@@ -1,11 +1,11 @@
 """Writing pages to the server (2.6.23-mm1 fs/nfs/write.c; patches 27, 28, 30, 32, 33).
 
 Interface
-    * :class:`NfsWrite`: ``nfs_writepage`` (the address space's method), ``nfs_updatepage`` (a buffered write), ``nfs_wb_page``,
-      ``nfs_wb_all``.
+    * :class:`NfsWrite`: ``nfs_writepage`` and ``nfs_writepages`` (the address space's methods), ``nfs_updatepage`` (a buffered
+      write, or a store through a mapping), ``nfs_wb_page``, ``nfs_wb_all``.
 
 Rules of this file
-    * A page goes out in three steps: a request for it exists (from write(2), or from patch 30 for a page of a swap file);
+    * A page goes out in three steps: a request for it exists (from write(2) or ->page_mkwrite, or from patch 30 for a swap page);
       nfs_page_async_flush() sets PG_writeback and hands the request on; a WRITE carries it, and its reply ends the writeback.
     * A page without a request is "written" by doing nothing: that is the base's way with pages nobody changed through NFS, and what
       becomes of swap pages without patch 30.
@@ -23,7 +23,7 @@ from kemu.errors import KernelBug
 from kemu.kernel import costs
 from kemu.kernel.errno import EAGAIN, EBADF, EBUSY, EIO, EJUKEBOX, ENOMEM
 from kemu.kernel.timer import HZ
-from kemu.mm.address_space import WritebackControl
+from kemu.mm.address_space import AddressSpace, WritebackControl
 from kemu.mm.gfp import GFP_NOIO, PAGE_SHIFT
 from kemu.mm.page import Page, PG_error, PG_reclaim, PG_swapcache, PG_uptodate
 from kemu_nfs.nfs.inode import FMODE_WRITE, NfsInode, NfsInodes, NfsOpenContext
@@ -102,6 +102,23 @@ class NfsWrite:
         error = self.nfs_do_writepage(page, wbc, pgio)
         self.pagelist.nfs_pageio_complete(pgio)
         return error if error < 0 else min(pgio.pg_error, 0)
+
+    def nfs_writepages(self, mapping: AddressSpace, wbc: WritebackControl) -> int:
+        """Start writing dirty pages of a file, neighbours together (nfs_writepages())."""
+        assert mapping.host is not None
+        nfsi: NfsInode = mapping.host.private
+        pgio = NfsPageio(nfsi, self.nfs_flush_one, nfsi.server.wsize, wb_priority(wbc))
+        error = self.module.file_io.write_pages.write_cache_pages(
+            mapping, wbc, lambda page, _: self._writepages_one(page, wbc, pgio)
+        )
+        self.pagelist.nfs_pageio_complete(pgio)
+        return error if error < 0 else min(pgio.pg_error, 0)
+
+    def _writepages_one(self, page: Page, wbc: WritebackControl, pgio: NfsPageio) -> int:
+        """Gather one page and unlock it (nfs_writepages_callback())."""
+        error = self.nfs_do_writepage(page, wbc, pgio)
+        self.filemap.unlock_page(page)
+        return error
 
     def nfs_do_writepage(self, page: Page, wbc: WritebackControl, pgio: NfsPageio) -> int:
         """Hand the page's request on; patch 30 first makes one for a page of a swap file (nfs_do_writepage()).

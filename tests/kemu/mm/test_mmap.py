@@ -133,7 +133,7 @@ def test_a_device_without_file_operations_cannot_be_mapped(ground):
 
 
 def test_a_file_system_may_refuse_and_nothing_is_promised(ground):
-    ground.fs.mmap = lambda file: -ENODEV
+    ground.fs.mmap = lambda _file: -ENODEV
     before = ground.memory.overcommit.vm_committed_space
     assert ground.memory.mmap(ground.task, ground.file(), 4, shared=False) == -ENODEV
     assert ground.memory.overcommit.vm_committed_space == before
