@@ -11,8 +11,8 @@ Rules of this file
     * On a machine with several nodes a count is followed by those of the nodes that have some, `` N0=3 N1=1``.
     * A slab that a CPU may only hand out singly (of the reserve, or with debugging) belongs to no node in the CPU's eyes: it counts
       as full and not as cpu slab, as in the kernel.
-    * Only ``shrink`` can be written. Left out: switching debug flags, ``validate``, tracks of callers, symbolic links and the
-      unique names (``:0000192``) behind them.
+    * ``shrink`` and ``validate`` take a 1. The name of a merged cache is a folder too, where the kernel has a link.
+    * Left out: switching debug flags, ``alloc_calls`` and ``free_calls``, ``ctor``, the unique names (``:0000192``) of the folders.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from kemu.kernel.errno import EINVAL
 from kemu.mm.slub_cache import KmemCache
+from kemu.mm.slub_debug import SLAB_TRACE
 from kemu.mm.slub_geometry import (
     SLAB_CACHE_DMA,
     SLAB_DEBUG_FREE,
@@ -45,6 +46,7 @@ _HEADER: Final = (
 
 _FLAGS: Final = {
     "sanity_checks": SLAB_DEBUG_FREE,
+    "trace": SLAB_TRACE,
     "hwcache_align": SLAB_HWCACHE_ALIGN,
     "reclaim_account": SLAB_RECLAIM_ACCOUNT,
     "destroy_by_rcu": SLAB_DESTROY_BY_RCU,
@@ -56,8 +58,8 @@ _FLAGS: Final = {
 
 
 def caches(slub: Slub) -> list[KmemCache]:
-    """Give all caches, the newest first, as list_add() puts them; a cache with several names once."""
-    return list({id(cache): cache for cache in reversed(slub.caches.values())}.values())
+    """Give all caches, the newest first, as list_add() puts them."""
+    return list(reversed(slub.caches.values()))
 
 
 def slabinfo(slub: Slub) -> str:
@@ -92,29 +94,38 @@ class SlabFiles:
             "aliases": lambda cache: f"{cache.refcount - 1}\n",
             "align": lambda cache: f"{calculate_alignment(cache.flags, cache.align, cache.objsize)}\n",
             "shrink": lambda _cache: "",
+            "validate": lambda _cache: "",
         }
         for name, flag in _FLAGS.items():
             self._attributes[name] = lambda cache, flag=flag: f"{int(cache.flags & flag != 0)}\n"  # type: ignore[misc]  # bound here
 
     def names(self) -> list[str]:
         """Give ``cache/attribute`` of every file."""
-        return [f"{cache}/{attribute}" for cache in self.slub.caches for attribute in self._attributes]
+        return [f"{cache}/{attribute}" for cache in (*self.slub.caches, *self.slub.aliases) for attribute in self._attributes]
 
     def find(self, path: str) -> tuple[Callable[[], str], Callable[[str | bytes], int] | None, int] | None:
         """Give how to read and write ``cache/attribute``, and its mode; None if there is no such file."""
         name, _, attribute = path.rpartition("/")
-        cache, show = self.slub.caches.get(name), self._attributes.get(attribute)
+        cache, show = self.slub.caches.get(name) or self.slub.aliases.get(name), self._attributes.get(attribute)
         if cache is None or show is None:
             return None
-        if attribute == "shrink":
-            return (lambda: show(cache)), (lambda text: self._shrink(cache, text)), 0o644
-        return (lambda: show(cache)), None, 0o444
+        act = {"shrink": self.slub.kmem_cache_shrink, "validate": self._validate}.get(attribute)
+        if act is None:
+            return (lambda: show(cache)), None, 0o444
+        return (lambda: show(cache)), (lambda text: act(cache) if text[:1] in ("1", b"1") else -EINVAL), 0o644
 
-    def _shrink(self, cache: KmemCache, text: str | bytes) -> int:
-        """Give empty slabs back if a 1 is written (shrink_store())."""
-        if text[:1] not in ("1", b"1"):
-            return -EINVAL
-        return self.slub.kmem_cache_shrink(cache)
+    def _validate(self, cache: KmemCache) -> int:
+        """Look at every object of the slabs that SLUB can find (validate_slab_cache()): full ones only where users are stored.
+
+        What is wrong is reported, and raised, as when an object is freed.
+        """
+        for cpu in range(len(cache.cpu_slab)):
+            self.slub.flush_cpu_slab(cache, cpu)
+        partial = {page.pfn: page for pages in cache.partials for page in pages.values()}
+        pages = cache.slabs if cache.flags & SLAB_STORE_USER else partial
+        for page in list(pages.values()):
+            self.slub.debug.validate_slab(cache, page)
+        return 0
 
     def _count(self, cache: KmemCache, *, cpu: bool = True, partial: bool = True, full: bool = True, objects: bool = False) -> str:
         """Count slabs, or objects in use, of the kinds wanted, in all and per node (slab_objects())."""

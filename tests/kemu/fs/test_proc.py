@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kemu.errors import ConfigError
+from kemu.errors import ConfigError, KernelBug
 from kemu.kernel.errno import EACCES, EINVAL, EISDIR, ENOENT, ENOTDIR
 from kemu.machine import Machine, MachineConfig
 from kemu.mm.gfp import GFP_KERNEL
@@ -121,6 +121,27 @@ def test_shrink_gives_empty_slabs_back(machine, proc):
     assert proc.read("/sys/kernel/slab/kmalloc-64/slabs") == "1\n"
     assert proc.write("/sys/kernel/slab/kmalloc-64/shrink", "1\n") == 0
     assert proc.read("/sys/kernel/slab/kmalloc-64/slabs") == "0\n"
+
+
+def test_validate_finds_what_was_overwritten():
+    with Machine(MachineConfig(mem=16 << 20, slub_debug="FZPU")) as machine:
+        address = machine.slub.kmalloc(64, GFP_KERNEL)
+        assert machine.proc.read("/sys/kernel/slab/kmalloc-64/red_zone") == "1\n"
+        assert machine.proc.write("/sys/kernel/slab/kmalloc-64/validate", "1") == 0
+        assert machine.proc.write("/sys/kernel/slab/kmalloc-64/validate", "yes") == -EINVAL
+        page = machine.slub.virt_to_page(address)
+        machine.slub.debug.write(machine.slub.caches["kmalloc-64"], page, address + 64, b"x")
+        with pytest.raises(KernelBug, match="kmalloc-64"):
+            machine.proc.write("/sys/kernel/slab/kmalloc-64/validate", "1")
+        machine.slub.kfree(address)
+
+
+def test_a_merged_cache_has_both_names():
+    with Machine(MachineConfig(mem=16 << 20, slub_merge=True)) as machine:
+        machine.slub.kmem_cache_create("like_kmalloc", 512)
+        assert machine.proc.read("/sys/kernel/slab/like_kmalloc/aliases") == "1\n"
+        assert machine.proc.read("/sys/kernel/slab/kmalloc-512/aliases") == "1\n"
+        assert "like_kmalloc" not in machine.proc.read("/proc/slabinfo")
 
 
 def test_without_patch_11_there_is_no_reserve_info():
