@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from kemu.kernel.task import PF_MEMALLOC, TIF_MEMDIE
 from kemu.mm import gfp as g
+from kemu.mm.mempool import mempool_create_page_pool
 from mm_ground import MIB, GaveUpError, ground
+from slab_ground import slab_ground
 
 SOFTIRQ, HARDIRQ = 1 << 8, 1 << 16
 ALONE = "1"
@@ -216,3 +218,60 @@ def test_the_answer_is_what_an_allocation_would_do(gfp, pf):
         machine.task.flags |= pf
         entitled = machine.pa.entitled(gfp)
         assert entitled == (machine.pa.alloc_page(gfp | g._GFP_NOWARN) is not None)
+
+
+@pytest.mark.parametrize(("patches", "served"), [("all", [True, True]), ("all,-1", [True, False])])
+def test_kswapds_own_slab_allocation_at_the_floor(patches, served):
+    """D.2: the last page becomes a reserve slab. Its second object is kswapd's only if SLUB can ask whose it is."""
+    with slab_ground(2 * MIB, patches) as sg:
+        sg.ground.starve(1)
+        with sg.memalloc():
+            assert [sg.slub.kmalloc(64, g.GFP_ATOMIC) is not None for _ in served] == served
+
+
+@pytest.mark.parametrize(("patches", "served"), [("all", True), ("all,-1", False)])
+def test_kswapds_own_element_of_an_empty_pool_at_the_floor(patches, served):
+    """D.2, the other one who asks: a mempool falls back to the reserve for whoever is entitled."""
+    with slab_ground(2 * MIB, patches) as sg:
+        pool = mempool_create_page_pool(sg.kernel, "pages", 1, sg.pa, 0)
+        element = pool.alloc(g.GFP_ATOMIC)
+        sg.ground.take()
+        while pool.curr_nr:
+            sg.ground.held.append(pool.alloc(g.GFP_ATOMIC))
+        with sg.memalloc():
+            emergency = pool.alloc(g.GFP_ATOMIC)
+        assert (emergency is not None) is served
+        for page in filter(None, (element, emergency)):
+            pool.free(page)
+        sg.relief()
+        pool.destroy()
+        assert sg.pa.allocated_pages() == sg.pa.vmstat.nr_slab
+        sg.pa.check()
+
+
+def test_the_stored_flags_are_those_of_the_last_restart():
+    """Part F, 1: between two restarts nothing but B01's mend looks again; rt, too, is a thing of the moment."""
+    with ground(32 * MIB, "all", "none") as machine:
+        machine.starve(20)
+        asked = []
+        real = machine.pa.gfp_to_alloc_flags
+
+        def count(gfp):
+            asked.append(gfp)
+            return real(gfp)
+
+        machine.pa.gfp_to_alloc_flags = count
+        machine.script(lambda: 1, lambda: 1, lambda: machine.give_back(400), patience=3)
+        assert machine.pa.alloc_page(g.GFP_NOFS) is not None
+        assert len(asked) == 1
+
+
+# trap: before the patch the allocator's numbers of the flags were others; people see them in the failure report
+
+
+@pytest.mark.parametrize(("patches", "shown"), [("all", "alloc_flags:0x7,"), ("all,-1", "alloc_flags:0x32,")])
+def test_the_failure_report_shows_the_flags_with_the_numbers_of_the_day(patches, shown):
+    with ground(2 * MIB, patches) as machine:
+        machine.starve()
+        machine.pa.alloc_page(g.GFP_ATOMIC)
+        assert shown in machine.kernel.printk.buffer[-1][2]

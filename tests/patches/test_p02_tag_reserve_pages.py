@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kemu.kernel.task import PF_MEMALLOC
 from kemu.mm import gfp as g
 from mm_ground import MIB, ground
+from slab_ground import slab_ground
 
 ENTITLED = g.GFP_ATOMIC | g._GFP_MEMALLOC
 
@@ -105,3 +106,68 @@ def test_reserve_pages_are_remembered_outside_the_struct(machine):
     assert list(machine.pa.reserve_pfns) == [page.pfn]
     machine.pa.free_pages(page)
     assert not machine.pa.reserve_pfns
+
+
+def test_off_all_tags_are_false():
+    """D.2, the other side: one entitled page below min, one normal page."""
+    with ground(32 * MIB, "all,-2") as machine:
+        normal = machine.pa.alloc_page(g.GFP_ATOMIC)
+        machine.take()
+        entitled = machine.pa.alloc_page(ENTITLED)
+        assert not normal.reserve and not entitled.reserve
+
+
+def test_a_reclaimer_that_is_served_by_the_second_attempt_has_an_ordinary_page(machine):
+    """Part F, 3: by the attempt that got it, not by the free count: below pages_low, and no tag."""
+    machine.task.flags |= PF_MEMALLOC
+    machine.starve(100)
+    zone = machine.pa.zones[1]
+    assert zone.pages_min * 3 // 8 < zone.free_pages < zone.pages_low
+    before = machine.pa.vmstat.alloc_no_watermarks
+    page = machine.pa.alloc_page(g.GFP_ATOMIC)
+    assert not page.reserve and machine.pa.vmstat.alloc_no_watermarks == before
+    machine.task.flags &= ~PF_MEMALLOC
+
+
+def test_the_tag_is_the_masked_flag_and_a_truth_value(machine):
+    machine.take()
+    assert machine.pa.alloc_page(ENTITLED).reserve == g.ALLOC_NO_WATERMARKS
+
+
+@pytest.mark.parametrize("entitled", [False, True])
+def test_a_slab_page_has_lost_its_tag_to_the_freelist(entitled):
+    """What SLUB writes there is true for any page, tagged or not: it must read the tag before."""
+    with slab_ground() as sg:
+        if entitled:
+            sg.floor()
+        address = sg.entitled_kmalloc(64) if entitled else sg.slub.kmalloc(64, g.GFP_ATOMIC)
+        page = sg.pa.virt_to_page(address)
+        assert page.reserve == page.freelist
+        assert (page.pfn in sg.pa.reserve_pfns) is entitled
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["entitled", "atomic", "free", "index"]), st.integers(0, 30)), max_size=60))
+def test_each_allocation_tags_its_page_anew(steps):
+    """Invariants a and f, for any history of the pages at the floor."""
+    with ground(2 * MIB) as machine:
+        machine.starve(12)
+        pages = []
+        for what, place in steps:
+            if what == "free" and pages:
+                machine.pa.free_pages(pages.pop(place % len(pages)))
+            elif what == "index" and pages:
+                pages[place % len(pages)].index = place
+            elif what in ("entitled", "atomic"):
+                before = machine.pa.vmstat.alloc_no_watermarks
+                page = machine.pa.alloc_page((ENTITLED if what == "entitled" else g.GFP_ATOMIC) | g._GFP_NOWARN)
+                if page is not None:
+                    assert bool(page.reserve) == (machine.pa.vmstat.alloc_no_watermarks > before)
+                    assert bool(page.reserve) == (page.pfn in machine.pa.reserve_pfns)
+                    assert what == "entitled" or not page.reserve
+                    pages.append(page)
+        for page in pages:
+            machine.pa.free_pages(page)
+        machine.pa.drain_pages(0)
+        assert not machine.pa.reserve_pfns
+        machine.pa.check()

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
-from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL
+from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC, GFP_KERNEL
+from kemu.mm.hog import AtomicHog
 from kemu.mm.slub_geometry import KMALLOC_SIZES
 from slab_ground import MIB, slab_ground
 
@@ -143,3 +144,28 @@ def test_kestimate_covers_any_mix_of_sizes(requests):
             sg.cpu(cpu)
             sg.slub.kmalloc(size, GFP_KERNEL)
         assert sg.pa.vmstat.nr_slab <= sg.slub.kestimate(GFP_ATOMIC, sum(size for size, _ in requests))
+
+
+def refused_at_the_floor(patches):
+    """D.2 with a reserve of that estimate: every kmalloc slab is full, then each CPU takes one object of each class."""
+    with slab_ground(16 * MIB, patches, ncpus=4) as sg:
+        assert sg.pa.adjust_memalloc_reserve(sg.slub.kestimate(GFP_ATOMIC, 4 * sum(KMALLOC_SIZES))) == 0
+        hogs = []
+        for cpu in range(4):
+            sg.cpu(cpu)
+            hogs.append(AtomicHog(sg.slub))
+            hogs[-1].hog()
+            sg.pa.drain_pages(cpu)
+        for zone in sg.pa.zones:  # nothing but the pool is left
+            sg.ground.hold(zone.pages_emerg, zone.name)
+        refused = 0
+        for cpu in range(4):
+            sg.cpu(cpu)
+            for size in reversed(KMALLOC_SIZES[1:]):
+                refused += sg.entitled_kmalloc(size, GFP_ATOMIC | _GFP_NOWARN) is None
+        return refused
+
+
+def test_at_the_floor_the_reserve_holds_what_was_promised():
+    assert refused_at_the_floor("all") == 0
+    assert refused_at_the_floor("all,-5") > 20

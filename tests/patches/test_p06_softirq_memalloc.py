@@ -192,3 +192,17 @@ def test_a_victim_of_the_oom_killer_is_not_entitled_in_softirq(patches):
     with ground(2 * MIB, patches) as machine:
         machine.task.thread_flags |= TIF_MEMDIE
         assert not reserve_page_in_softirq(machine, set_inside=False)
+
+
+def test_without_the_clear_a_foreign_flood_would_drain_the_reserve():
+    """One half alone: the page allocator believes the flag in a softirq, and the softirq has it from kswapd."""
+    taken = {}
+    for patches in ("all", "all,-6"):
+        with ground(2 * MIB, patches) as machine:
+            machine.pa.patched = PatchSet.all()  # its half is on in any case
+            machine.starve(5)
+            machine.task.flags |= KSWAPD
+            softirq(machine.kernel, lambda machine=machine: machine.take())
+            taken[patches] = 5 - machine.pa.nr_free_pages()
+            machine.task.flags &= ~KSWAPD
+    assert taken == {"all": 0, "all,-6": 5}

@@ -7,12 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
+from kemu.kernel.core import Kernel
 from kemu.kernel.errno import ENOMEM
-from kemu.kernel.task import PF_MEMALLOC
+from kemu.kernel.task import PF_MEMALLOC, TIF_MEMDIE
 from kemu.mm import gfp as g
 from kemu.mm.fault_inject import FailPageAlloc
+from kemu.mm.hog import AtomicHog
+from kemu.mm.nodes import topology
+from kemu.mm.numa import NumaPageAllocator
 from kemu.mm.show_mem import ShowMem
 from mm_ground import MIB, ground
+from slab_ground import slab_ground
 
 ENTITLED = g.GFP_ATOMIC | g._GFP_MEMALLOC | g._GFP_NOWARN
 
@@ -79,10 +84,12 @@ def test_what_is_added_and_taken_away_leaves_no_trace(sizes):
         assert marks(machine.pa) == before
 
 
-def test_failure_leaves_the_marks_unchanged(machine):
-    """The probe is GFP_KERNEL: it fails for a task that may not reclaim."""
+@pytest.mark.parametrize(("pf", "tif"), [(PF_MEMALLOC, 0), (0, TIF_MEMDIE)])
+def test_failure_leaves_the_marks_unchanged(machine, pf, tif):
+    """Part F, 15: the probe is GFP_KERNEL. It fails only for a task that may not reclaim, or that the OOM killer has chosen."""
     machine.starve()
-    machine.task.flags |= PF_MEMALLOC
+    machine.task.flags |= pf
+    machine.task.thread_flags |= tif
     before = marks(machine.pa)
     assert machine.pa.adjust_memalloc_reserve(100) == -ENOMEM
     assert marks(machine.pa) == before
@@ -211,3 +218,54 @@ def test_resizing_is_serialized(machine):
     sched.join(first)
     sched.join(second)
     assert order == ["reclaims", ("first", 0), ("second", 0)] and machine.pa.var_free_kbytes == 2040
+
+
+def test_a_refused_size_is_not_logged(machine):
+    machine.pa.fail_page_alloc = FailPageAlloc(machine.kernel, ignore_gfp_wait=False, min_order=0, times=1)
+    machine.pa.adjust_memalloc_reserve(100)
+    assert not any("Emergency reserve" in text for _, _, text in machine.kernel.printk.buffer)
+
+
+@pytest.mark.parametrize(("patches", "pool"), [("all", 500), ("all,-8", 0)])
+def test_the_atomic_hog(patches, pool):
+    """D.2 by the leaky driver: emergency + 3/8 min is left, or 3/8 min."""
+    with slab_ground(patches=patches) as sg:
+        assert sg.pa.adjust_memalloc_reserve(1000) == 0
+        AtomicHog(sg.slub).hog()
+        left = [zone.free_pages for zone in sg.pa.zones[:2]]
+        marks = [zone.pages_min - zone.pages_min // 2 for zone in sg.pa.zones[:2]]
+        floors = [mark - mark // 4 for mark in marks]
+        assert left == [pool + floors[0] + 16, pool + floors[1]]
+
+
+@pytest.mark.parametrize(("mark", "ok"), [(16, True), (18, False)])
+def test_the_pool_has_no_part_in_the_loop_over_smaller_blocks(machine, mark, ok):
+    """For order 3, of 16 pages in larger blocks 9 count. They must be more than the mark's half, not than the pool of 500."""
+    zone = machine.pa.zones[1]
+    assert machine.pa.adjust_memalloc_reserve(1000) == 0
+    zone.free_pages = 1000
+    zone.free_area = [dict.fromkeys(range(1000 - 16)), {}, {}, {}, {1000: None}, *({} for _ in range(6))]
+    assert zone.zone_watermark_ok(3, mark, 1, 0) is ok
+
+
+def test_a_reader_of_the_marks_adds_no_pool_of_its_own(machine):
+    """pages_min itself is what it was: only the test and what people see add the pool."""
+    before = [(zone.pages_min, zone.pages_low, zone.pages_high) for zone in machine.pa.zones]
+    machine.pa.adjust_memalloc_reserve(1000)
+    assert before == [(zone.pages_min, zone.pages_low, zone.pages_high) for zone in machine.pa.zones]
+
+
+def test_every_node_is_probed():
+    topo = topology(2, 1)
+    kernel = Kernel()
+    try:
+        pa = NumaPageAllocator(kernel, 32 * MIB, topo=topo)
+        probed = []
+        real = pa.alloc_pages_node
+        pa.alloc_pages_node = lambda nid, gfp, order=0: (probed.append((nid, gfp, order)), real(nid, gfp, order))[1]
+        assert pa.adjust_memalloc_reserve(100) == 0
+        assert probed == [(0, g.GFP_KERNEL, 0), (1, g.GFP_KERNEL, 0)]
+        assert sum(zone.pages_emerg for zone in pa.zones) in range(100 - len(pa.zones), 101)
+        pa.check()
+    finally:
+        kernel.shutdown()

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from kemu.kernel.task import PF_MEMALLOC, TIF_MEMDIE
 from kemu.mm import gfp as g
+from kemu.mm.hog import AtomicHog
 from mm_ground import MIB, ground
+from slab_ground import slab_ground
 
 PROCESS, SOFTIRQ, HARDIRQ = 0, 1 << 8, 1 << 16
 
@@ -114,3 +116,49 @@ def test_the_ack_of_a_swap_socket_at_the_floor():
             with machine.preempt_count(SOFTIRQ):
                 page = machine.pa.alloc_page(g.GFP_ATOMIC | g._GFP_MEMALLOC | g._GFP_NOWARN)
             assert (page is not None) is got
+
+
+@pytest.mark.parametrize(("patches", "passed"), [("all", g._GFP_MEMALLOC), ("all,-10", 0)])
+def test_the_bit_survives_the_way_through_slub(patches, passed):
+    """Invariant c: kmalloc -> new_slab -> alloc_pages."""
+    with slab_ground(patches=patches) as sg:
+        seen = []
+        real = sg.pa.alloc_pages
+
+        def alloc_pages(gfp, order=0):
+            seen.append(gfp)
+            return real(gfp, order)
+
+        sg.pa.alloc_pages = alloc_pages
+        assert sg.slub.kmalloc(64, g.GFP_ATOMIC | g._GFP_MEMALLOC) is not None
+        assert len(seen) == 1 and seen[0] & g._GFP_MEMALLOC == passed
+
+
+@pytest.mark.parametrize(("patches", "served"), [("all", True), ("all,-10", False)])
+def test_kmalloc_for_a_swap_socket_at_the_floor(patches, served):
+    with slab_ground(patches=patches) as sg:
+        AtomicHog(sg.slub).hog()
+        assert (sg.slub.kmalloc(64, g.GFP_ATOMIC | g._GFP_MEMALLOC | g._GFP_NOWARN) is not None) is served
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 130), st.sampled_from([g.GFP_ATOMIC, g.GFP_NOWAIT, g.GFP_NOIO, g.GFP_KERNEL]), st.integers(0, 1))
+def test_an_entitled_request_never_reclaims_and_tags_only_what_violates_a_mark(free, gfp, order):
+    """Invariants d and f; part F, 2: a page from the reserve or NULL, at once."""
+    with ground(32 * MIB) as machine:
+        machine.starve(free)
+        reclaim = machine.script(patience=0)
+        before = machine.pa.vmstat.alloc_no_watermarks
+        page = machine.pa.alloc_pages(gfp | g._GFP_MEMALLOC | g._GFP_NOWARN, order)
+        assert not [call for call in reclaim.calls if not call.startswith("kswapd")]
+        if page is not None:
+            assert bool(page.reserve) == (machine.pa.vmstat.alloc_no_watermarks > before)
+        elif not order:
+            assert machine.pa.nr_free_pages() == 0
+
+
+def test_memalloc_does_not_make_a_reclaimer_of_the_task(machines):
+    on = machines[0]
+    page = on.pa.alloc_page(g.GFP_ATOMIC | g._GFP_MEMALLOC)
+    assert not on.task.flags & PF_MEMALLOC
+    on.pa.free_pages(page)
