@@ -1,40 +1,49 @@
 """A radix tree of 64 slots per node, whose nodes are slab objects that can be refused (2.6.23 lib/radix-tree.c).
 
 Interface
-    * :class:`RadixTree`: ``insert`` (0, -EEXIST, -ENOMEM), ``lookup``, ``delete``, ``gang_lookup``, ``tag_set``, ``tag_clear``,
-      ``tag_get``, ``tagged``, ``gang_lookup_tag``, ``items``, ``len``, ``check``.
+    * :class:`RadixTree`: ``insert`` (0, -EEXIST, -ENOMEM), ``lookup``, ``delete``, ``lookup_slot`` and ``replace_slot``,
+      ``next_hole``, ``gang_lookup``, ``tag_set``, ``tag_clear``, ``tag_get``, ``tagged``, ``gang_lookup_tag``, ``items``, ``len``,
+      ``check``.
 
 Rules
     * Keys are 0 to 2**64 - 1 (a swap entry has its type in the top bits); an item is anything but None.
     * The tree is as high as its largest key needs and shrinks again; an item of key 0 alone needs no node at all.
-    * An insert that fails changes nothing. Nodes are got first and linked then: time may pass in the allocator.
-    * Left out: RCU, slot pointers, moving of items.
+    * An insert that fails changes nothing, where the kernel leaves the nodes that it got in the tree, empty. Nodes are got first
+      and linked then: time may pass in the allocator.
+    * What only reads is in radix_read.py.
+    * Left out: RCU (a node is freed at once).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EEXIST, ENOMEM
 from kemu.lib.radix_check import check_tree
-from kemu.lib.radix_nodes import MAP_MASK, MAP_SHIFT, MAP_SIZE, MAX_TAGS, NODE_SIZE, Item, RadixNode, RadixNodes, gfp_t
+from kemu.lib.radix_nodes import MAP_MASK, MAP_SHIFT, MAX_TAGS, NODE_SIZE, Item, RadixNode, RadixNodes, gfp_t
+from kemu.lib.radix_read import MAX_INDEX, RadixReader, maxindex
 
-__all__ = ["MAX_INDEX", "MAX_TAGS", "NODE_SIZE", "TAG_DIRTY", "TAG_WRITEBACK", "RadixNode", "RadixNodes", "RadixTree", "maxindex"]
-
-INDEX_BITS = 64
-MAX_INDEX = (1 << INDEX_BITS) - 1
+__all__ = [
+    "MAX_INDEX",
+    "MAX_TAGS",
+    "NODE_SIZE",
+    "TAG_DIRTY",
+    "TAG_WRITEBACK",
+    "RadixNode",
+    "RadixNodes",
+    "RadixTree",
+    "Slot",
+    "maxindex",
+]
 
 TAG_DIRTY = 0  # PAGECACHE_TAG_DIRTY; NFS names them otherwise
 TAG_WRITEBACK = 1
 
 
-def maxindex(height: int) -> int:
-    """Return the largest key of a tree of this height (``radix_tree_maxindex()``)."""
-    return min((1 << height * MAP_SHIFT) - 1, MAX_INDEX)
+Slot = tuple["RadixNode | RadixTree", int]
+"""Where an item is: the node and the offset in it, or the tree itself for key 0 without nodes."""
 
 
-class RadixTree:
+class RadixTree(RadixReader):
     """``struct radix_tree_root``.
 
     :param gfp: what every node of the tree is asked for with.
@@ -142,17 +151,6 @@ class RadixTree:
             self.rnode = node
             self.height += 1
 
-    def lookup(self, index: int) -> Item:
-        """Return the item of a key or None (``radix_tree_lookup()``)."""
-        node = self.rnode
-        shift = self.height * MAP_SHIFT
-        if index >> shift:
-            return None
-        while shift and node is not None:
-            shift -= MAP_SHIFT
-            node = node.slots[index >> shift & MAP_MASK]
-        return node
-
     def delete(self, index: int) -> Item:
         """Take the item of a key out and return it, or None; nodes that become empty are freed (``radix_tree_delete()``)."""
         path = self._path(index)
@@ -196,21 +194,28 @@ class RadixTree:
             self.rnode = self.rnode.slots[0]
             self.height -= 1
 
-    def _path(self, index: int) -> list[tuple[RadixNode, int]] | None:
-        """Return nodes and offsets from the root down to a key; None if a node is missing."""
-        shift = self.height * MAP_SHIFT
-        if index >> shift:
+    # places of items
+
+    def lookup_slot(self, index: int) -> Slot | None:
+        """Return the place of an item that is there, for :meth:`replace_slot`; else None (``radix_tree_lookup_slot()``).
+
+        It is good until the tree changes.
+        """
+        path = self._path(index)
+        if path is None or self.lookup(index) is None:
             return None
-        path = []
-        node = self.rnode
-        while shift:
-            if node is None:
-                return None
-            shift -= MAP_SHIFT
-            offset = index >> shift & MAP_MASK
-            path.append((node, offset))
-            node = node.slots[offset]
-        return path
+        return path[-1] if path else (self, 0)
+
+    @staticmethod
+    def replace_slot(slot: Slot, item: object) -> None:
+        """Put another item into a place; its tags stay (``radix_tree_replace_slot()``)."""
+        if item is None:
+            raise KernelBug("radix_tree_replace_slot: an item is anything but NULL")
+        node, offset = slot
+        if isinstance(node, RadixTree):
+            node.rnode = item
+        else:
+            node.slots[offset] = item
 
     # tags
 
@@ -242,70 +247,6 @@ class RadixTree:
                 return
         self.tags[tag] = False
 
-    def tag_get(self, index: int, tag: int) -> bool:
-        """Tell whether an item is there and tagged (``radix_tree_tag_get()``)."""
-        path = self._path(index)
-        if path is None:
-            return False
-        if not path:
-            return self.tags[tag] and self.rnode is not None
-        node, offset = path[-1]
-        return bool(node.tags[tag] >> offset & 1)
-
-    def tagged(self, tag: int) -> bool:
-        """Tell whether any item is tagged (``radix_tree_tagged()``)."""
-        return self.tags[tag]
-
-    # many items
-
-    def gang_lookup(self, first_index: int, max_items: int) -> list[Item]:
-        """Return at most ``max_items`` items from a key on, in the order of keys (``radix_tree_gang_lookup()``)."""
-        return [item for item, _ in zip(self._walk(first_index, None), range(max_items), strict=False)]
-
-    def gang_lookup_tag(self, first_index: int, max_items: int, tag: int) -> list[Item]:
-        """Return at most ``max_items`` tagged items from a key on (``radix_tree_gang_lookup_tag()``)."""
-        return [item for item, _ in zip(self._walk(first_index, tag), range(max_items), strict=False)]
-
-    def _walk(self, first_index: int, tag: int | None) -> Iterator[Item]:
-        for _, item in self.items(first_index, tag):
-            yield item
-
-    def items(self, first_index: int = 0, tag: int | None = None) -> Iterator[tuple[int, Item]]:
-        """Give keys and items from a key on; the tree must not change meanwhile."""
-        height = self.height
-        if not height:
-            if self.rnode is not None and first_index == 0 and (tag is None or self.tags[tag]):
-                yield 0, self.rnode
-            return
-        index = first_index
-        last = maxindex(height)
-        while index <= last:
-            node = self.rnode
-            shift = height * MAP_SHIFT
-            while shift:
-                shift -= MAP_SHIFT
-                offset = _next_offset(node, index >> shift & MAP_MASK, tag)
-                here = index >> shift & MAP_MASK
-                if offset != here:  # skip: to the next key that can be there, or out of this node
-                    index = ((index >> shift) + offset - here) << shift
-                    if offset == MAP_SIZE:
-                        break
-                node = node.slots[offset]
-            else:
-                yield index, node
-                index += 1
-
     def check(self) -> None:
         """Assert the tree's invariants."""
         check_tree(self)
-
-
-def _next_offset(node: RadixNode, offset: int, tag: int | None) -> int:
-    """Return the next slot from ``offset`` on that is in use, or tagged; 64 if there is none."""
-    slots = node.slots
-    if tag is None:
-        while offset < MAP_SIZE and slots[offset] is None:
-            offset += 1
-        return offset
-    bits = node.tags[tag] >> offset
-    return offset + (bits & -bits).bit_length() - 1 if bits else MAP_SIZE

@@ -260,6 +260,32 @@ def test_deleting_an_item_takes_its_tags(memory):
     assert not tree.tagged(TAG_WRITEBACK)
 
 
+# places of items
+
+
+@pytest.mark.parametrize("keys", [[0], [0, 1], [5, 700, MAX_INDEX]])
+def test_an_item_is_replaced_in_its_place_and_keeps_its_tags(memory, keys):
+    tree = memory.tree()
+    for key in keys:
+        tree.insert(key, f"old {key}")
+        tree.tag_set(key, TAG_DIRTY)
+    asked = len(memory.asked)
+    for key in keys:
+        tree.replace_slot(tree.lookup_slot(key), f"new {key}")
+    tree.check()
+    assert tree.gang_lookup_tag(0, 10, TAG_DIRTY) == [f"new {key}" for key in keys]
+    assert len(memory.asked) == asked and len(tree) == len(keys)
+
+
+def test_there_is_no_place_for_what_is_not_there(memory):
+    tree = memory.tree()
+    assert tree.lookup_slot(0) is None
+    tree.insert(64, "a")
+    assert tree.lookup_slot(0) is None and tree.lookup_slot(65) is None and tree.lookup_slot(1 << 40) is None
+    with pytest.raises(KernelBug, match="anything but NULL"):
+        tree.replace_slot(tree.lookup_slot(64), None)
+
+
 def test_an_empty_tree_is_true():
     """So that ``if mapping.page_tree`` does not mean "if it has pages"."""
     nodes = Nodes()
