@@ -219,3 +219,8 @@ def test_vmstat_m_shows_the_caches(machine, procps):
 
 def test_sysctl_reads_variables(machine, procps):
     assert procps("sysctl", "-n", "vm.min_free_kbytes") == f"{machine.page_alloc.min_free_kbytes}\n"
+
+
+def test_swapon_lists_the_areas(machine, procps):
+    words = procps("swapon", "--show=NAME,TYPE,SIZE,USED,PRIO", "--noheadings", "--bytes").split()
+    assert words == ["/dev/sda", "partition", str(machine.swapfile.total_swap_pages << 12), str(7 << 12), "-1"]

@@ -162,3 +162,31 @@ def test_reserve_info_is_v14s(machine, proc):
     )
     tree.mem_reserve_pages_charge(rx, -3)
     tree.mem_reserve_disconnect(total)
+
+
+def test_tunables_of_the_network_are_files_and_their_refusals_errnos(machine, proc):
+    from kemu_net.drivers.wire import Wire
+    from kemu_net.stack import NetStack
+
+    net = NetStack(
+        machine.kernel,
+        machine.page_alloc,
+        machine.slub,
+        machine.reserves,
+        Wire(machine.world),
+        mac=b"\2\0\0\0\0\1",
+        ip=1,
+        ring=16,
+    )
+    path = "/proc/sys/net/ipv4/route/max_size"
+    size = net.inet.route.max_size
+    assert proc.read(path) == f"{size}\n"
+    assert "IPv4 route cache" not in proc.read("/proc/reserve_info")  # no socket carries swap: not connected
+    net.net_reserves.sk_adjust_memalloc(1, 0)
+    assert f"(0/{size})" in proc.read("/proc/reserve_info")
+    assert proc.write(path, "-5") == -EINVAL
+    assert proc.read(path) == f"{size}\n"
+    assert proc.write(path, f"{size + 120}") == 0
+    assert f"(0/{size + 120})" in proc.read("/proc/reserve_info")
+    net.net_reserves.sk_adjust_memalloc(-1, 0)
+    net.close()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kemu.machine import Machine, MachineConfig
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL
 from kemu.mm.swap_header import mkswap_header
+from swap_ground import Touch
 
 STEPS = st.lists(
     st.one_of(
@@ -192,3 +193,39 @@ def test_used_slots_are_used_kilobytes(swapping):
     assert swapping.proc.read("/proc/swaps").splitlines()[1].split()[3] == "8"
     assert numbers(swapping.proc.read("/proc/meminfo"))["SwapFree"] == (swapping.swapfile.total_swap_pages - 2) << 2
     swapping.swapfile.swap_free(entry)
+
+
+@pytest.mark.parametrize(("nodes", "cpus"), [(1, 1), (2, 2)])
+def test_a_machine_in_the_middle_of_swapping(nodes, cpus):
+    """Read everything again and again while pages go out and come in: the same run, to the last event, as without a reader."""
+    histories = []
+    for reader in (True, False):
+        with Machine(MachineConfig(mem=8 << 20, nodes=nodes, cpus=cpus)) as machine:
+            disk = machine.add_disk("sda", 32 << 20, latency_ns=200_000)
+            disk.blocks[0] = mkswap_header((32 << 20) // 4096)
+            assert machine.swapfile.swapon(disk.open()) == 0
+            task = machine.processes.spawn("worker", Touch(3000, seed=1))
+            for _ in range(20):
+                machine.world.run(for_ns=100_000_000, until=lambda task=task: task.exit_code is not None)
+                if reader:
+                    for path in machine.proc.paths():
+                        machine.proc.read(path)
+                    for check in (check_meminfo, check_zones, check_slabs, check_rest, check_swap):
+                        check(machine)
+            histories.append((machine.world.history.hexdigest(), machine.world.now, machine.vmstat.pswpout))
+    assert histories[0] == histories[1]
+    assert histories[0][2] > 500
+
+
+def check_swap(machine):
+    lines = [line.split() for line in machine.proc.read("/proc/swaps").splitlines()[1:]]
+    areas = [si for si in machine.swapfile.areas if si is not None]
+    assert [int(line[3]) for line in lines] == [si.inuse_pages << 2 for si in areas]
+    found = numbers(machine.proc.read("/proc/meminfo"))
+    assert found["SwapTotal"] - found["SwapFree"] == sum(si.inuse_pages for si in areas) << 2
+    assert found["SwapCached"] == machine.swap_state.swapper_space.nrpages << 2
+    assert found["Buffers"] + found["Cached"] + found["SwapCached"] == machine.vmstat.nr_file_pages << 2
+    zones = machine.proc.read("/proc/zoneinfo")
+    for name in ("nr_active", "nr_inactive"):
+        counts = [int(count) for count in re.findall(rf"{name} +(\d+)", zones)]
+        assert sum(counts) == getattr(machine.vmstat, name)
