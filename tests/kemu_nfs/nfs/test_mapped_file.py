@@ -242,15 +242,15 @@ class Stores:
 
 def test_files_larger_than_memory_are_written_through_mappings():
     """Four processes on a machine with too little memory: two store to mapped NFS files, two have anonymous memory and swap."""
-    with mounted(mem=6 * MIB) as ground:
+    with mounted(mem=8 * MIB) as ground:
         machine = ground.machine
         ground.swapon(2000, "swap")
-        pages = 700
+        pages = 800
         files = [make_file(ground, f"data{n}", pages) for n in range(2)]
         programs = [Stores(file, pages, 900, n) for n, file in enumerate(files)]
         tasks = [machine.processes.spawn(f"mapper{n}", program) for n, program in enumerate(programs)]
 
-        tasks += [machine.processes.spawn(f"anon{n}", Touch(600, 1, seed=n, salt=n)) for n in range(2)]
+        tasks += [machine.processes.spawn(f"anon{n}", Touch(500, 1, seed=n, salt=n)) for n in range(2)]
         ground.world.run(until=lambda: all(task.exit_code is not None for task in tasks), for_ns=3000 * SECOND)
         assert [task.exit_code for task in tasks] == [0] * 4
         assert ground.kernel.judge.outcome is None, ground.kernel.judge.reason
