@@ -125,3 +125,55 @@ def test_with_one_area_the_patch_changes_nothing(patches):
             ground.swap_out(vpn)
         assert [ground.memory.read_page(ground.task, vpn) for vpn in range(8)] == [page_bytes(vpn) for vpn in range(8)]
         assert ground.swapfile.swapoff(area) == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(range(10)), st.permutations(range(10)))
+def test_on_random_slots_of_two_areas_go_to_the_right_device_and_place_and_come_back(out, back):
+    """D.2 for 24 to 26: one area a disk, one a file on a file system without blocks."""
+    with swap_ground(kswapd=False) as ground:
+        disk_area, disk = ground.disk_area(60)
+        net_area, net = ground.net_area(60)
+        for area in (disk_area, net_area):
+            assert ground.swapfile.swapon(area, priority=1) == 0
+        ground.process(10)
+        for vpn in range(10):
+            ground.memory.write_page(ground.task, vpn, page_bytes(vpn))
+        types = set()
+        for vpn in out:
+            entry = ground.swap_out(vpn)
+            types.add(swp_type(entry))
+            blocks = (disk, net)[swp_type(entry)].blocks
+            assert blocks[swp_offset(entry)] == page_bytes(vpn)
+        assert types == {0, 1}
+        for vpn in back:
+            assert ground.memory.read_page(ground.task, vpn) == page_bytes(vpn)
+        assert ground.judge.outcome != "data_loss"
+        for area in (net_area, disk_area):
+            assert ground.swapfile.swapoff(area) == 0
+        ground.check()
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-24"])
+def test_entries_themselves_do_not_depend_on_the_patch(patches):
+    """Invariant c: the decoders only move from one header to another."""
+    with swap_ground(patches=patches, kswapd=False) as ground:
+        pages = two_areas(ground)
+        assert [(swp_type(page.private), swp_offset(page.private)) for page in pages] == [
+            (1, 1),
+            (0, 1),
+            (1, 2),
+            (0, 2),
+            (1, 3),
+            (0, 3),
+        ]
+
+
+def test_the_answer_holds_while_the_page_is_locked_and_no_longer():
+    """Nothing pins PG_swapcache but the page lock: who asks later may ask about a page that has gone."""
+    with swap_ground(kswapd=False) as ground:
+        page = two_areas(ground)[0]
+        assert ground.swapfile.page_swap_info(page).type == swp_type(page.private)
+        ground.swap_state.delete_from_swap_cache(page)
+        with pytest.raises(KernelBug, match="not in the swap cache"):
+            ground.swapfile.page_swap_info(page)
