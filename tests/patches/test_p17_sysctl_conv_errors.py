@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kemu.fixes import FixSet
 from kemu.kernel.core import Kernel
 from kemu.kernel.errno import EINVAL, ENOMEM
+from kemu.kernel.sysctl import minmax_conv
 from kemu.kernel.world import World
 from kemu.patches import PatchSet
 
@@ -112,6 +113,51 @@ def test_reading_is_unaffected(make, variant):
     vector = make(variant)
     vector.refusals = {0: -ENOMEM, 1: -ENOMEM, 2: -ENOMEM}
     assert vector.sysctl.read("v") == "10\t20\t30\n"
+
+
+@pytest.mark.parametrize(("variant", "result"), [(BASE, 4), (V14, -ENOMEM), (MENDED, -ENOMEM)])
+def test_before_the_patch_a_refusal_of_a_later_value_looked_like_a_short_write(make, variant, result):
+    vector = make(variant)
+    vector.refusals[1] = -ENOMEM
+    assert vector.sysctl.sys_write("v", "1 2 3") == result
+
+
+@pytest.mark.parametrize(("variant", "result"), [(BASE, -EINVAL), (V14, 0), (MENDED, -EINVAL)])
+def test_v14_takes_nothing_of_what_is_no_number_and_calls_it_success(make, variant, result):
+    vector = make(variant)
+    assert vector.sysctl.sys_write("v", "abc") == result
+
+
+@THREE
+@pytest.mark.parametrize(
+    ("text", "taken", "values"),
+    [
+        ("1 2 3", 5, [1, 2, 3]),
+        ("  1\t2\n", 6, [1, 2, 30]),
+        ("1 x 3", 2, [1, 20, 30]),
+        ("1 2 3  4 5", 7, [1, 2, 3]),
+        ("0x10 010 -1\n", 12, [16, 8, -1]),
+        (b"1\0 2", 1, [1, 20, 30]),
+        ("1" * 25, 25, [-1246989881, 11111, 30]),
+    ],
+)
+def test_a_write_goes_as_far_as_it_is_understood(make, variant, text, taken, values):
+    """25 ones are a value of 20 digits, modulo 2**32, and one of five."""
+    vector = make(variant)
+    assert vector.sysctl.sys_write("v", text) == taken
+    assert vector.values == values
+
+
+@THREE
+@pytest.mark.parametrize("text", ["0", "101", "-1", "4294967396"])
+def test_a_conv_that_knows_its_limits_says_so_itself(make, variant, text):
+    """minmax_conv() refuses with -EINVAL in each variant; 4294967396 is 100 once it is an int."""
+    vector = make(variant, 1)
+    box = [50]
+    vector.sysctl.register("m", lambda: box[0], lambda value: box.__setitem__(0, value), conv=minmax_conv(1, 100))
+    taken = text == "4294967396"
+    assert vector.sysctl.write("m", text) == (0 if taken else -EINVAL)
+    assert box == [100 if taken else 50]
 
 
 @settings(max_examples=40, deadline=None)
