@@ -9,16 +9,18 @@ Rules
     * The arithmetic is C's: sizes are a size_t of 64 bits, counts an int, answers an unsigned int. So a negative number is one of
       three things: nothing (-1 byte: the sum overflows), a number just below 2**32, or what the CPUs' slabs may hold (b18b).
     * With the patch off all three answer ceil(bytes / 4096).
-    * Left out: DMA caches, which would cost the same.
+    * With __GFP_DMA the DMA caches count; v14 makes all of them in order to ask.
 """
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 from kemu.errors import KernelBug
 from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
 from kemu.mm.slub_cache import KmemCache
 from kemu.mm.slub_caches import SlubCaches
-from kemu.mm.slub_geometry import KMALLOC_MAX_CACHED, kmalloc_index
+from kemu.mm.slub_geometry import KMALLOC_MAX_CACHED, KMALLOC_SIZES
 
 _SIZE_T = (1 << 64) - 1
 _UINT = (1 << 32) - 1
@@ -31,6 +33,10 @@ class SlubEstimates(SlubCaches):
     """
 
     kmalloc_caches: list[KmemCache | None]
+
+    @abstractmethod
+    def kmalloc_slab(self, size: int, gfp: gfp_t) -> KmemCache | None:
+        """Return the cache that serves a size."""
 
     def kmem_estimate_pages(self, cache: KmemCache | None, gfp: gfp_t, objects: int) -> int:
         """Return the pages that ``objects`` objects of a cache need at most; 0 objects: what the CPUs' slabs alone may hold.
@@ -59,7 +65,7 @@ class SlubEstimates(SlubCaches):
             return _pages(count * size)
         if size > KMALLOC_MAX_CACHED:
             return count << get_order(size) & _UINT
-        return self.kmem_estimate_pages(self.kmalloc_caches[kmalloc_index(size)], gfp, count)
+        return self.kmem_estimate_pages(self.kmalloc_slab(size, gfp), gfp, count)
 
     def kestimate(self, gfp: gfp_t, nbytes: int) -> int:
         """Return the pages that kmallocs of any sizes up to 2048 and of ``nbytes`` in all need at most.
@@ -69,8 +75,8 @@ class SlubEstimates(SlubCaches):
         if not self.patched.kmem_estimate_pages:  # [p05]
             return _pages(nbytes)
         pages = _pages(2 * nbytes)
-        for cache in self.kmalloc_caches[1:]:
-            pages += self.kmem_estimate_pages(cache, gfp, 0)
+        for size in KMALLOC_SIZES[1:]:
+            pages += self.kmem_estimate_pages(self.kmalloc_slab(size, gfp), gfp, 0)
         return pages & _UINT
 
 

@@ -106,6 +106,14 @@ def test_large_dma_requests_are_pages_of_that_zone(sg):
     sg.slub.kfree(address)
 
 
+def test_an_estimate_of_dma_memory_makes_and_counts_the_dma_caches(sg):
+    """v14's kestimate(): dma_kmalloc_cache() of every class."""
+    assert sg.slub.kestimate_single(512, GFP_ATOMIC | _GFP_DMA, 128) == 17
+    assert [name for name in sg.slub.caches if "dma" in name] == ["kmalloc_dma-512"]
+    assert sg.slub.kestimate(GFP_ATOMIC | _GFP_DMA, 262144) == 140 == sg.slub.kestimate(GFP_ATOMIC, 262144)
+    assert sum("dma" in name for name in sg.slub.caches) == 11
+
+
 def test_objects_have_an_address_always(sg):
     with pytest.raises(KernelBug, match="GFP_SLAB_BUG_MASK"):
         sg.slub.kmalloc(64, GFP_KERNEL | _GFP_HIGHMEM)
