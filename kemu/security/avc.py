@@ -122,7 +122,8 @@ class Avc:
         self.latest_notif = 0
         self.stats = AvcCacheStats()
         self.avc_node_cachep = slub.kmem_cache_create("avc_node", SIZEOF_AVC_NODE, 0, SLAB_PANIC)
-        self._dying: list[AvcNode] = []
+        self._waiting: list[AvcNode] = []  # for the grace period that runs (RCU's curlist)
+        self._next: list[AvcNode] = []  # for the one after it (RCU's nxtlist)
         self._grace = Timer("avc_node_free", self._avc_node_free)
 
     # decisions
@@ -254,16 +255,18 @@ class Avc:
         self._call_rcu(old)
 
     def _call_rcu(self, node: AvcNode) -> None:
-        """Free a node when the grace period is over (call_rcu()); what is deleted meanwhile goes with it, a period late at most."""
+        """Free a node after a grace period (call_rcu()), which begins at the next tick, or when the running one is over."""
         self.active_nodes -= 1
-        self._dying.append(node)
+        self._next.append(node)
         if not self._grace.pending:
-            self.kernel.timers.mod_timer(self._grace, self.kernel.sched.jiffies + GRACE_PERIOD)
+            self.kernel.timers.mod_timer(self._grace, self.kernel.sched.jiffies + 1)
 
     def _avc_node_free(self, _data: object) -> None:
-        for node in self._dying:
+        for node in self._waiting:
             self._free(node)
-        self._dying.clear()
+        self._waiting, self._next = self._next, []
+        if self._waiting:
+            self.kernel.timers.mod_timer(self._grace, self.kernel.sched.jiffies + GRACE_PERIOD)
 
     def _free(self, node: AvcNode) -> None:
         self.slub.kmem_cache_free(self.avc_node_cachep, node.addr)
@@ -289,15 +292,16 @@ class Avc:
     def check(self) -> None:
         """Assert the cache's invariants: nodes are counted, stand in their slot, once, and live in their slab cache."""
         listed = sum(len(slot) for slot in self.slots)
+        dying = len(self._waiting) + len(self._next)
         if listed != self.active_nodes:
             raise KernelBug(f"avc: {listed} nodes in the slots, {self.active_nodes} are counted", self.stats)
-        if self.stats.allocations - self.stats.frees != listed + len(self._dying):
-            raise KernelBug(f"avc: {listed} nodes and {len(self._dying)} dying ones, the counters say otherwise", self.stats)
+        if self.stats.allocations - self.stats.frees != listed + dying:
+            raise KernelBug(f"avc: {listed} nodes and {dying} dying ones, the counters say otherwise", self.stats)
         if self.stats.lookups != self.stats.hits + self.stats.misses:
             raise KernelBug("avc: lookups are not hits and misses", self.stats)
         for place, slot in enumerate(self.slots):
             keys = {(node.ssid, node.tsid, node.tclass) for node in slot}
             if len(keys) != len(slot) or any(avc_hash(*key) != place for key in keys):
                 raise KernelBug(f"avc: slot {place} holds a node twice, or one of another slot", slot)
-        if self.slub.objects_in_use(self.avc_node_cachep) != listed + len(self._dying):
+        if self.slub.objects_in_use(self.avc_node_cachep) != listed + dying:
             raise KernelBug("avc: nodes are lost", self.stats)

@@ -25,7 +25,7 @@ from slab_ground import slab_ground
 
 READ, WRITE = 1, 2
 FILE = 6  # any class will do
-GRACE_NS = (GRACE_PERIOD + 2) * 4_000_000
+GRACE_NS = (2 * GRACE_PERIOD + 3) * 4_000_000
 
 
 def even(ssid, tsid, _tclass):
@@ -139,6 +139,22 @@ def test_memory_comes_back_after_a_grace_period(machine, avc):
     assert (avc.active_nodes, avc.stats.frees) == (0, 0)
     machine.kernel.world.run(for_ns=GRACE_NS)
     assert avc.stats.frees == 1
+
+
+def test_who_comes_during_a_grace_period_waits_for_the_next_one(machine, avc):
+    world = machine.kernel.world
+    for label in (2, 4):
+        avc.avc_has_perm(2, label, FILE, READ)
+    avc.threshold = 0
+    avc.avc_insert(6, 0, 0, AvDecision(READ, READ, seqno=1))  # both go
+    assert avc.active_nodes == 1
+    world.run(for_ns=6_000_000)
+    avc.avc_ss_reset(1)  # and the third
+    world.run(for_ns=GRACE_PERIOD * 4_000_000)
+    assert avc.stats.frees == 2
+    avc.check()
+    world.run(for_ns=GRACE_NS)
+    assert avc.stats.frees == 3
 
 
 def test_a_reset_forgets_and_refuses_what_follows_from_an_older_policy(machine, avc):
