@@ -11,7 +11,7 @@ from kemu.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_NOFS, GFP_NOIO
 from kemu.mm.page import PG_active, PG_lru, PG_referenced
 from kemu.mm.rmap import PTE_young
 from kemu.mm.shrink_list import ScanControl
-from swap_ground import MIB, page_bytes, swap_ground
+from swap_ground import MIB, Touch, page_bytes, swap_ground
 
 
 @pytest.fixture
@@ -406,3 +406,28 @@ def test_nofs_swaps_out_and_noio_does_not(ground, gfp, written):
         ground.reclaim.shrink_inactive_list(32, ground.zone, ScanControl(gfp))
         seen.append(ground.vmstat.pswpout > 0)
     assert tuple(seen) == written
+
+
+def test_nobody_is_killed_while_the_server_is_away_and_kswapd_sleeps_in_the_throttle():
+    """B.9: an outage is waited out. kswapd cannot give up a zone there, so direct reclaim goes on reporting progress."""
+    with swap_ground(mem=4 * MIB) as ground:
+        area, net = ground.net_area(4000)
+        net.latency_ns = 20 * 10**9
+        assert ground.swapfile.swapon(area) == 0
+        ground.memory.overcommit_memory = 1
+        task = ground.processes.spawn("hog", Touch(1100), uid=1)
+        seen = []
+
+        def kswapd_in_the_throttle():
+            if ground.reclaim.kswapd.task.pid in ground.reclaim.writeout.sleepers:
+                seen.append(ground.zone_given_up())
+            return task.exit_code is not None
+
+        ground.zone_given_up = lambda: ground.pa.zones[0].all_unreclaimable
+        ground.world.run(until=kswapd_in_the_throttle, for_ns=15 * 10**9)
+        assert len(seen) > 50 and not any(seen)
+        assert ground.vmstat.oom_kills == 0 and task.exit_code is None
+        net.latency_ns = 1000
+        ground.run(task)
+        assert (task.exit_code, ground.vmstat.oom_kills) == (0, 0)
+        ground.check()
