@@ -36,7 +36,7 @@ def cli() -> None:
 @click.option("--mem", default="32M", metavar="SIZE", help="Memory of the client: 16M, 1G.  [32M]")
 @click.option("--cpus", default="1", metavar="N", help="CPUs of the client.  [1]")
 @click.option("--seed", default="1", metavar="N", help="Same seed, same history.  [1]")
-@click.option("--swap", default="nfs", metavar="WHERE", help="Where main swaps to: nfs, or disk, one of the client's own.  [nfs]")
+@click.option("--swap", default=None, metavar="WHERE", help="Where main swaps to: nfs, or disk, one of the client's own.  [nfs]")
 @click.option("--loss", default="0", metavar="P", help="Probability that the wire loses a frame.  [0]")
 @click.option("--latency", default="50us", metavar="TIME", help="One way over the wire.  [50us]")
 @click.option("--fill", default=None, metavar="PATH", help="Fill the pages with the bytes of this file.")

@@ -87,7 +87,7 @@ class Observer:
             dropped=list(config.patches.dropped),
             fixes=list(config.fixes.ids),
             command=config.command,
-            swap=config.swap,
+            swap=config.swap or "nfs",
             mem_pages=config.mem // 4096,
             outcome="survived" if lived else judge.outcome or "survived",
             also=list(judge.also),

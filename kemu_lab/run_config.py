@@ -22,7 +22,7 @@ SWAP_HOMES = ("nfs", "disk")
 class RunConfig:
     """The options of ``kemu run``.
 
-    :param swap: where the main job's swap area lives: "nfs", or "disk", a disk of the client's own.
+    :param swap: where the swap area lives: "nfs", or "disk", a disk of the client's own; None leaves it to the scenario.
     :param mem: bytes of the client's memory.
     :param loss: probability that the wire loses a frame.
     :param latency_ns: one way, in ns.
@@ -33,7 +33,7 @@ class RunConfig:
     """
 
     scenario: str = "main"
-    swap: str = "nfs"
+    swap: str | None = None
     mem: int = 32 << 20
     cpus: int = 1
     seed: int = 1
@@ -60,11 +60,11 @@ class RunConfig:
         latency: str,
         fill: str | None,
         trace: str | None,
-        swap: str = "nfs",
+        swap: str | None = None,
         proc: str | None = None,
     ) -> RunConfig:
         """Read the options as typed; :exc:`ConfigError` says in one sentence which cannot be used."""
-        if swap not in SWAP_HOMES:
+        if swap is not None and swap not in SWAP_HOMES:
             raise ConfigError(f"--swap {swap!r} cannot be used; it is {' or '.join(SWAP_HOMES)}")
         return cls(
             scenario=scenario,
@@ -88,7 +88,7 @@ class RunConfig:
         words = ["kemu", "run"]
         if self.scenario != plain.scenario:
             words.append(self.scenario)
-        if self.swap != plain.swap:
+        if self.swap is not None:
             words += ["--swap", self.swap]
         if self.mem != plain.mem:
             words += ["--mem", format_size(self.mem)]

@@ -32,24 +32,21 @@ class Request:
     """``struct request``: neighbouring bios of one direction.
 
     :ivar address: its slab object.
+    :ivar segments: pages of all bios (``nr_phys_segments``: kemu's pages never touch each other).
     :ivar expires: when it may no longer be passed over, in ns.
     """
 
-    __slots__ = ("address", "bios", "expires", "nr_sectors", "number", "rw", "sector")
+    __slots__ = ("address", "bios", "expires", "nr_sectors", "number", "rw", "sector", "segments")
 
     def __init__(self, address: int, rw: int) -> None:
         self.address = address
         self.rw = rw
         self.sector = 0
         self.nr_sectors = 0
+        self.segments = 0
         self.bios: list[Bio] = []
         self.expires = 0
         self.number = 0
-
-    @property
-    def segments(self) -> int:
-        """Pages of all bios."""
-        return sum(len(bio.bi_io_vec) for bio in self.bios)
 
     def __repr__(self) -> str:
         """Show what an oops would print."""
@@ -93,10 +90,13 @@ class Deadline:
 
     def append(self, rq: Request, bio: Bio) -> None:
         """Add a bio behind a request that waits."""
-        self._unindex(rq)
+        ends, end = self._ends[rq.rw], rq.sector + rq.nr_sectors
+        if ends.get(end) is rq:
+            del ends[end]
         rq.bios.append(bio)
         rq.nr_sectors += bio.sectors
-        self._index(rq)
+        rq.segments += len(bio.bi_io_vec)
+        ends[rq.sector + rq.nr_sectors] = rq
 
     def prepend(self, rq: Request, bio: Bio) -> None:
         """Add a bio before a request that waits."""
@@ -104,6 +104,7 @@ class Deadline:
         rq.bios.insert(0, bio)
         rq.sector = bio.bi_sector
         rq.nr_sectors += bio.sectors
+        rq.segments += len(bio.bi_io_vec)
         self._index(rq)
 
     def dispatch(self, now: int) -> Request | None:

@@ -99,6 +99,7 @@ class RequestQueue:
             rq = self._get_request_wait(rw)
             rq.sector = bio.bi_sector
             rq.nr_sectors = bio.sectors
+            rq.segments = len(bio.bi_io_vec)
             rq.bios.append(bio)
             if not len(self.elevator):
                 self._plug()
@@ -196,8 +197,9 @@ class RequestQueue:
             if known > self.count[rw]:  # more counted than known: somebody sleeps in the request pool
                 raise KernelBug(f"{self.name}: {known} requests, and {self.count[rw]} are counted")
         for rq in requests:
-            if sum(bio.sectors for bio in rq.bios) != rq.nr_sectors:
-                raise KernelBug(f"{self.name}: the sectors of a request are not those of its bios", state=rq)
+            sectors, pages = sum(bio.sectors for bio in rq.bios), sum(len(bio.bi_io_vec) for bio in rq.bios)
+            if (sectors, pages) != (rq.nr_sectors, rq.segments):
+                raise KernelBug(f"{self.name}: a request does not count what its bios hold", state=rq)
 
     def __repr__(self) -> str:
         """Show what an oops would print."""

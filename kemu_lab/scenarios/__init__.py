@@ -4,5 +4,5 @@ from __future__ import annotations
 
 SCENARIOS: dict[str, tuple[str, str]] = {
     "main": ("kemu_lab.scenarios.main_job", "twice the memory, swap over NFS, bursts of foreign frames"),
-    "late-disk": ("kemu_lab.scenarios.late_disk", "swap to a disk while another disk, which is late, holds all bios (patch 04)"),
+    "late-disk": ("kemu_lab.scenarios.late_disk", "another disk, which is late, holds all bios (patch 04)"),
 }

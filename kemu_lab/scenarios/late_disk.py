@@ -17,6 +17,7 @@ from __future__ import annotations
 import attrs
 
 from kemu.block.bio import Bio
+from kemu.errors import ConfigError
 from kemu.mm.backing_dev import WRITE
 from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC, GFP_KERNEL
 from kemu.mm.hog import AtomicHog
@@ -35,6 +36,8 @@ SECTORS_PER_PAGE = 8
 
 def scenario(config: RunConfig, watch: Watch) -> RunResult:
     """Run the story and return what it tells."""
+    if config.swap == "nfs":
+        raise ConfigError("late-disk swaps to a disk of the client's own; leave --swap out")
     job = LateDisk(attrs.evolve(config, swap="disk"), watch)
     with job.pair:
         job.run()

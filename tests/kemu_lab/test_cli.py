@@ -47,7 +47,7 @@ def test_a_malformed_trace_line_is_named(tmp_path, capsys):
     assert "line 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("what", "count"), [("patches", 33), ("fixes", 24), ("scenarios", 1)])
+@pytest.mark.parametrize(("what", "count"), [("patches", 33), ("fixes", 24), ("scenarios", 2)])
 def test_lists(what, count, capsys):
     assert main(["list", what]) == 0
     text = capsys.readouterr().out

@@ -1,6 +1,10 @@
 """The main job with a disk of the client's own: it lives, whatever the patches, because mempools are enough."""
 
 import functools
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +53,17 @@ def test_frames_are_lost_at_the_nic_and_it_does_not_matter():
 
 def test_nobody_sleeps_for_a_pool_as_long_as_the_disk_answers():
     assert run("none").reclaim.mempool_sleeps == 0
+
+
+def test_another_process_with_another_hash_seed_has_the_same_history():
+    words = ["run", "--swap", "disk", "--mem", "16M", "--json"]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run(
+        [sys.executable, "-m", "kemu_lab.cli", *words], capture_output=True, text=True, env=environment, check=True
+    )
+
+    assert json.loads(done.stdout)["history"] == run().history
+    assert json.loads(done.stdout)["swap"] == "disk"
 
 
 def test_both_vehicles_have_one_history():
