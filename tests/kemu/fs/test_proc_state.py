@@ -180,6 +180,12 @@ def test_swaps_shows_a_partition_in_the_kernels_columns(swapping):
     )
 
 
+def test_after_swapoff_the_area_is_gone(swapping):
+    assert swapping.swapfile.swapoff(swapping.swapfile.areas[0].swap_file) == 0
+    assert swapping.proc.read("/proc/swaps") == "Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n"
+    assert numbers(swapping.proc.read("/proc/meminfo"))["SwapTotal"] == 0
+
+
 def test_meminfo_counts_swap_and_the_pages_of_block_devices(swapping):
     found = numbers(swapping.proc.read("/proc/meminfo"))
     assert found["SwapTotal"] == found["SwapFree"] == swapping.swapfile.total_swap_pages << 2 > 8000

@@ -199,6 +199,25 @@ def test_check_notices_a_node_in_a_wrong_slot(avc):
     node.ssid = 1
 
 
+@pytest.mark.parametrize(
+    ("spoil", "what"),
+    [
+        (lambda avc: setattr(avc, "active_nodes", 7), "are counted"),
+        (lambda avc: setattr(avc.stats, "frees", 1), "the counters say otherwise"),
+        (lambda avc: setattr(avc.stats, "lookups", 9), "hits and misses"),
+        (lambda avc: avc.slub.kmem_cache_alloc(avc.avc_node_cachep, 0x20), "nodes are lost"),
+    ],
+)
+def test_check_notices_what_does_not_add_up(spoil, what):
+    with slab_ground(8 << 20) as machine:
+        avc = Avc(machine.kernel, machine.slub, PolicyServer(even))
+        avc.avc_has_perm(2, 4, FILE, READ)
+        avc.check()
+        spoil(avc)
+        with pytest.raises(KernelBug, match=what):
+            avc.check()
+
+
 def test_the_hash_is_the_kernels():
     assert avc_hash(1, 1, 1) == 1 ^ 4 ^ 16
     assert avc_hash(0x12345, 0x678, 57) == (0x12345 ^ 0x19E0 ^ 0x390) & 511
