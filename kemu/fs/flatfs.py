@@ -109,12 +109,30 @@ class FlatFs(FlatFsPages):
             return -ENOENT
         if inode.is_swapfile:
             return -ETXTBSY
+        error = self._truncate_page(inode, size)
+        if error:
+            return error
         self.file_io.vmtruncate(inode.i_mapping, size)
         first = (size + PAGE_SIZE - 1) >> PAGE_SHIFT
         block_map = self.maps[inode]
         for index in sorted(index for index in block_map if index >= first):
             self._freed.append(block_map.pop(index))
         self.fs_writeback.mark_inode_dirty(inode, I_DIRTY_SYNC | I_DIRTY_DATASYNC)
+        return 0
+
+    def _truncate_page(self, inode: Inode, size: int) -> int:
+        """Zero what lies behind the new end in its page, and let that be written (block_truncate_page())."""
+        kept, index = size % PAGE_SIZE, size >> PAGE_SHIFT
+        if not kept or size >= inode.size or not self.get_block(inode, index, create=False):
+            return 0
+        page = self.filemap.read_mapping_page(inode.i_mapping, index, None)
+        if isinstance(page, int):
+            return page
+        self.filemap.lock_page(page)
+        page.contents = (page.contents or ZERO_PAGE)[:kept].ljust(PAGE_SIZE, b"\0")
+        self.filemap.set_page_dirty(page)
+        self.filemap.unlock_page(page)
+        self.filemap.lru.put_page(page)
         return 0
 
     def unlink(self, name: str) -> int:

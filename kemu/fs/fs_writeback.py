@@ -10,6 +10,8 @@ Rules of this file
     * One writer at a time writes an inode (I_LOCK). Who syncs waits for that; others write what pages they can and leave it dirty.
     * pdflush threads keep off a queue that another of them works on.
     * An inode whose pages were not all written is dirty again: for the periodic flush it keeps its age, else it goes to the end.
+    * sync(2) wakes pdflush and writes itself. An inode that pdflush has finished with meanwhile is on no list any more, and its
+      writes are not waited for; fsync() waits always.
     * An inode without a super block is in nobody's list: what is behind it (the block device itself, tests) writes by itself.
     * Left out: inodes that leave memory: an inode lives as long as its file system is mounted.
 """
@@ -158,8 +160,8 @@ class FsWriteback:
                 bdi.pdflush = True
             skipped = wbc.pages_skipped
             self._writeback_single_inode(inode, wbc)
-            if wbc.sync_mode == WB_SYNC_HOLD and inode.i_list is not None:
-                inode.dirtied_when = self.sched.jiffies
+            if wbc.sync_mode == WB_SYNC_HOLD and inode.i_sb is sb:
+                inode.dirtied_when = self.sched.jiffies  # clean or not: sync(2) comes again, to wait
                 self._move(inode, sb.s_dirty)
             if pdflush:
                 bdi.pdflush = False
@@ -245,8 +247,8 @@ class FsWriteback:
                 on_list = inode.i_list is not None
                 if on_list and inode.i_list is not sb.s_dirty and inode.i_list is not sb.s_io:
                     raise KernelBug(f"{inode!r} is on a list of another file system")
-                if not inode.i_state & I_LOCK and on_list != bool(inode.i_state & I_DIRTY):
-                    raise KernelBug(f"{inode!r} is {'on' if on_list else 'not on'} a list of dirty inodes")
+                if inode.i_state & I_DIRTY and not inode.i_state & I_LOCK and not on_list:
+                    raise KernelBug(f"{inode!r} is dirty and not on a list of dirty inodes: nobody would write it")
                 of_inode = self.filemap.check_mapping(inode.i_mapping)
                 dirty += of_inode[0]
                 mapped += of_inode[1]

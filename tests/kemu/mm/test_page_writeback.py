@@ -6,6 +6,7 @@ import pytest
 
 from kemu.kernel.task import PF_LESS_THROTTLE
 from kemu.kernel.timer import HZ, NSEC_PER_JIFFY
+from kemu.machine import Machine, MachineConfig
 from kemu.mm.gfp import GFP_KERNEL, GFP_NOFS, GFP_NOIO
 from kemu.mm.page import PG_writeback
 from swap_ground import MIB, swap_ground
@@ -94,3 +95,62 @@ def test_no_oom_kill_while_kswapd_sleeps_in_the_throttle():
         assert task.exit_code == 0
         assert ground.judge.outcome is None
         ground.check()
+
+
+# -- the limits
+
+
+def limits(ground, *, mapped=0, ratio=None, background=None):
+    """Give the limits as percentages of what could be dirty, with so many per cent of it mapped."""
+    writeout = ground.reclaim.writeout
+    available = writeout.dirtyable_memory()
+    anon = ground.vmstat.nr_anon_pages
+    ground.vmstat.nr_anon_pages = -(-mapped * available // 100)
+    if ratio is not None:
+        ground.kernel.sysctl.write("vm.dirty_ratio", str(ratio))
+    if background is not None:
+        ground.kernel.sysctl.write("vm.dirty_background_ratio", str(background))
+    found = writeout.get_dirty_limits()
+    ground.vmstat.nr_anon_pages = anon
+    return tuple(next(p for p in range(101) if p * available // 100 == limit) for limit in found)
+
+
+def test_the_defaults_are_5_and_10_per_cent(ground):
+    assert limits(ground) == (5, 10)
+
+
+@pytest.mark.parametrize(
+    ("mapped", "expected"),
+    [(0, (5, 10)), (79, (5, 10)), (82, (5, 9)), (88, (5, 6)), (90, (2, 5)), (99, (2, 5))],
+)
+def test_the_more_is_mapped_the_less_may_be_dirty(ground, mapped, expected):
+    """Half of what is not mapped, and never less than 5 %; the background limit stays below."""
+    assert limits(ground, mapped=mapped) == expected
+
+
+@pytest.mark.parametrize(
+    ("ratio", "background", "expected"),
+    [(40, 10, (10, 40)), (60, 5, (5, 50)), (2, 5, (2, 5)), (20, 20, (10, 20)), (20, 30, (10, 20))],
+)
+def test_a_person_may_choose_within_reason(ground, ratio, background, expected):
+    assert limits(ground, ratio=ratio, background=background) == expected
+
+
+def test_less_throttled_tasks_have_a_quarter_more_of_both(ground):
+    background, dirty = ground.reclaim.writeout.get_dirty_limits()
+    ground.task.flags |= PF_LESS_THROTTLE
+    assert ground.reclaim.writeout.get_dirty_limits() == (background + background // 4, dirty + dirty // 4)
+
+
+def test_mapped_pages_of_files_count_as_mapped(ground):
+    available = ground.reclaim.writeout.dirtyable_memory()
+    ground.vmstat.nr_file_mapped = available * 9 // 10
+    assert ground.reclaim.writeout.dirty_threshold() == available * 5 // 100
+
+
+def test_highmem_cannot_be_dirty():
+    with Machine(MachineConfig("high", 1024 * MIB, arch="i386")) as machine:
+        high = next(zone for zone in machine.page_alloc.zones if zone.name == "HIGHMEM")
+        pages = machine.page_alloc.nr_free_pages() + machine.vmstat.nr_active + machine.vmstat.nr_inactive
+        assert high.free_pages > 10_000
+        assert machine.reclaim.writeout.dirtyable_memory() == pages - high.free_pages + 1
