@@ -12,7 +12,8 @@ Rules of this file
     * Paths are absolute. A slash too many is no error, as in the kernel; ``.`` and ``..`` are not followed.
     * Mode bits are obeyed as they are for an owner without CAP_DAC_OVERRIDE: a file without the write bit is -EACCES. (The
       kernel's root gets past the bits of /proc, and then -EINVAL or -EIO from files that cannot be written.)
-    * Left out: per-process files, ``pagetypeinfo`` (no mobility groups), ``loadavg``, ``stat``'s interrupts, symbolic links.
+    * Left out: per-process files, ``pagetypeinfo`` (no mobility groups), /proc/net, symbolic links; ``stat``, ``uptime`` and
+      ``loadavg``, as kemu does not tell user, system and interrupt time apart: zeros would be believed.
 """
 
 from __future__ import annotations
