@@ -26,6 +26,7 @@ Rules
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kemu.errors import KernelBug
@@ -307,6 +308,9 @@ class Socks:
         self.sysctl_rmem_default = self.sysctl_wmem_default = default
         self.sysctl_rmem_max = self.sysctl_wmem_max = default
         self._sk_init(self.total_pages)
+        for name in ("rmem_default", "wmem_default", "rmem_max", "wmem_max"):
+            variable = f"sysctl_{name}"
+            kernel.sysctl.register(f"net.core.{name}", partial(getattr, self, variable), partial(setattr, self, variable))
         self.live: dict[Sock, None] = {}
         self.sock_inode_cache = slub.kmem_cache_create("sock_inode_cache", _SIZEOF_SOCK_INODE)
         kernel.judge.explainers["socket"] = self.explain

@@ -26,6 +26,17 @@ def test_default_buffers_follow_ram():
             assert (socks.sysctl_rmem_max, socks.sysctl_wmem_max) == (maximum, maximum)
 
 
+def test_buffers_of_new_sockets_are_sysctls():
+    with one_tcp() as host:
+        sysctl = host.kernel.sysctl
+        assert sysctl.read("net.core.rmem_default") == f"{host.socks.sysctl_rmem_default}\n"
+        assert sysctl.write("net.core.rmem_default", "4096") == 0
+        assert sysctl.write("net.core.wmem_default", "8192") == 0
+        sk = _datagram_socket(host)
+        assert (sk.sk_rcvbuf, sk.sk_sndbuf) == (4096, 8192)
+        sock_put(sk)
+
+
 def test_a_socket_is_a_slab_object_and_goes_with_its_last_reference():
     with one_tcp() as host:
         sk = _datagram_socket(host)
