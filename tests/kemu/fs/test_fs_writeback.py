@@ -181,6 +181,7 @@ def test_the_inode_itself_is_written_when_more_than_pages_changed(ground):
 
 
 def test_sync_writes_all_and_waits(ground):
+    ground.world.run(for_ns=SECOND // HZ)
     while ground.machine.pdflush.pdflush_operation(lambda _: ground.sched.msleep(1000)) == 0:
         pass  # it would take the inodes off their list
     dirty(ground, 0, 1, 2)
