@@ -4,7 +4,7 @@ Interface: :func:`proc_vmstat`.
 
 Rules of this file
     * The kernel's names in the kernel's order: counts first, then events.
-    * Absent, as kemu does not count them: page tables, bounce pages, pgpgin and pgpgout, NUMA hits, what inode reclaim frees, and
+    * Absent, as kemu does not count them: page tables, bounce pages, NUMA hits, what inode reclaim frees, and
       every event that the kernel counts per zone (pgalloc_dma, pgscan_direct_normal ...): kemu counts these for the machine.
     * kemu's own counters (``machine.vmstat``) are for reports; the kernel has no such lines.
 """
@@ -28,6 +28,8 @@ _COUNTERS: Final = {
     "nr_slab_reclaimable": "nr_slab_reclaimable",
     "nr_slab_unreclaimable": "",
     "nr_unstable": "nr_unstable",
+    "pgpgin": "pgpgin",
+    "pgpgout": "pgpgout",
     "pswpin": "pswpin",
     "pswpout": "pswpout",
     "pgfree": "pgfree",
@@ -47,6 +49,8 @@ def proc_vmstat(page_alloc: PageAllocator) -> str:
     """Give the text of /proc/vmstat."""
     vmstat = page_alloc.vmstat
     counters = vmstat.as_dict()
+    counters["pgpgin"] //= 2  # sectors to KiB
+    counters["pgpgout"] //= 2
     counters[""] = vmstat.nr_slab - vmstat.nr_slab_reclaimable
     lines = [f"nr_free_pages {page_alloc.nr_free_pages()}\n"]
     lines += [f"{name} {counters[ours]}\n" for name, ours in _COUNTERS.items()]
