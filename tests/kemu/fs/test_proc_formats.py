@@ -81,8 +81,8 @@ kmalloc-2048           4      4   2048    4    2 : tunables    0    0    0 : sla
 
 VMSTAT_NAMES = (
     "nr_free_pages nr_inactive nr_active nr_anon_pages nr_mapped nr_file_pages nr_dirty nr_writeback nr_slab_reclaimable "
-    "nr_slab_unreclaimable nr_unstable pgpgin pgpgout pswpin pswpout pgfree pgactivate pgdeactivate pgfault pgmajfault slabs_scanned "
-    "kswapd_steal pageoutrun allocstall pgrotated"
+    "nr_slab_unreclaimable nr_unstable pgpgin pgpgout pswpin pswpout pgfree pgactivate pgdeactivate pgfault pgmajfault "
+    "slabs_scanned kswapd_steal pageoutrun allocstall pgrotated"
 )
 
 
