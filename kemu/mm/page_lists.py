@@ -232,6 +232,8 @@ class PageLists:
         page.order = 0
         zone = page.zone
         for pfn in range(page.pfn, page.pfn + (1 << order)):
+            if self.reserve_pfns:
+                self.reserve_pfns.pop(pfn, None)
             each = self.mem_map.get(pfn)
             if each is None:
                 continue  # never touched, so nothing is on it
@@ -239,8 +241,6 @@ class PageLists:
                 self._bad_page(each, "freed in use")
             each.flags = 0
             each.contents = None
-            if self.reserve_pfns:
-                self.reserve_pfns.pop(pfn, None)
         if self._tp_free.enabled:
             self._tp_free(page.address, page.pfn, order)
         self.vmstat.pgfree += 1 << order
