@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from kemu.machine import Machine
+from typing import TYPE_CHECKING
+
 from kemu.mm.mempool import Mempool
 from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.reserve import MemReserve
 from kemu.mm.slub import Slub
+
+if TYPE_CHECKING:
+    from kemu.machine import Machine
 
 
 def assert_no_pages(pa: PageAllocator, expected: int = 0) -> None:

@@ -247,13 +247,13 @@ class BuddyMachine(RuleBasedStateMachine):
         assert zone.pages_emerg == self.model.floor
 
     def teardown(self) -> None:
-        if self.ground is not None:
-            for block in list(self.blocks):
-                for _ in range(block.references):
-                    self.drop(block, "free_pages", 0)
-            assert_no_pages(self.pa)
-            self.agrees()
-        self.stack.close()
+        with self.stack:
+            if self.ground is not None:
+                for block in list(self.blocks):
+                    for _ in range(block.references):
+                        self.drop(block, "free_pages", 0)
+                assert_no_pages(self.pa)
+                self.agrees()
 
 
 TestBuddy = BuddyMachine.TestCase

@@ -251,13 +251,13 @@ class SlubMachine(RuleBasedStateMachine):
         assert self.pa.allocated_pages() == slabs + whole + len(self.sg.ground.held)
 
     def teardown(self) -> None:
-        if self.sg is not None:
-            for owned in list(self.owned.values()):
-                self.give_back(owned, by_cache=False)
-            self.sg.relief()
-            assert_no_objects(self.slub)
-            assert_no_pages(self.pa)
-        self.stack.close()
+        with self.stack:
+            if self.sg is not None:
+                for owned in list(self.owned.values()):
+                    self.give_back(owned, by_cache=False)
+                self.sg.relief()
+                assert_no_objects(self.slub)
+                assert_no_pages(self.pa)
 
 
 TestSlub = SlubMachine.TestCase
