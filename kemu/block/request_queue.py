@@ -74,6 +74,7 @@ class RequestQueue:
         self.plugged = False
         self.in_flight: list[Request] = []
         self._wait = (WaitQueue(f"{name} requests[READ]"), WaitQueue(f"{name} requests[WRITE]"))
+        self._drained = WaitQueue(f"{name} drained")
         self._unplug_timer = Timer(f"unplug {name}", self._unplug_timeout)
         self._unplug_work = Work(f"unplug {name}", self._unplug_from_timer)
         pool = mempool_create_slab_pool(bios.kernel, BLKDEV_MIN_RQ, bios.slub, bios.request_slab)
@@ -83,9 +84,9 @@ class RequestQueue:
         bios.kernel.judge.explainers.setdefault("request", _explain)
 
     def destroy(self) -> None:
-        """Give the pool back; nothing may wait or be under way (blk_cleanup_queue())."""
-        if self.count != [0, 0]:
-            raise KernelBug(f"{self.name} is removed with {self.count} requests")
+        """Wait for what is under way, and give the pool back (blk_cleanup_queue())."""
+        self.unplug()
+        self.sched.wait_event(self._drained, lambda: not any(self.count), ("request", self))
         self.kernel.timers.del_timer(self._unplug_timer)
         self.bios.kblockd.cancel_sync(self._unplug_work)
         self.rq_pool.destroy()
@@ -187,6 +188,8 @@ class RequestQueue:
             self.backing_dev_info.clear_congested(rw)
         if self.count[rw] + 1 <= self.nr_requests:
             self.sched.wake_up(self._wait[rw])
+        if not any(self.count):
+            self.sched.wake_up_all(self._drained)
 
     def check(self) -> None:
         """Assert that the counts are those of the requests, and the merge tables those of the elevator."""

@@ -6,7 +6,6 @@ import pytest
 
 from block_ground import MIB, MS, SECTORS, block_ground
 from kemu.block.request_queue import BLKDEV_MAX_RQ
-from kemu.errors import KernelBug
 from kemu.kernel.timer import NSEC_PER_JIFFY
 from kemu.mm.backing_dev import BIO_RW_SYNC, READ, WRITE
 
@@ -168,7 +167,19 @@ def test_two_queues_have_limits_of_their_own(ground, page):
     assert ground.ended == [(0, 0)]
 
 
-def test_a_queue_in_use_cannot_be_destroyed(ground, page):
+def test_a_disk_goes_when_its_last_request_is_done(ground, page):
+    fill(ground, page, 20)
+    ground.machine.remove_disk(ground.disk)
+    assert len(ground.ended) == 20 and ground.disk.writes == 20
+    assert ground.bios.in_flight == 0 and not ground.machine.disks
+
+
+def test_a_stalled_disk_is_waited_for(ground, page):
+    ground.disk.stall()
     ground.write(0, page)
-    with pytest.raises(KernelBug, match="is removed with"):
-        ground.disk.queue.destroy()
+    task = ground.sched.spawn("remover", lambda: ground.machine.remove_disk(ground.disk))
+    ground.settle()
+    assert task.exit_code is None and ground.machine.disks
+    ground.disk.resume()
+    ground.settle()
+    assert task.exit_code is not None and not ground.machine.disks
