@@ -163,12 +163,19 @@ class Swapfile(SwapAreas):
         self.nr_swap_pages += si.pages
         self.total_swap_pages += si.pages
         self._insert(si)
-        self.kernel.printk(
-            f"Adding {si.pages << (PAGE_SHIFT - 10)}k swap on inode {inode.ino}.  Priority:{si.prio} extents:{len(si.extents)}"
-        )
+        size, span = (pages << (PAGE_SHIFT - 10) for pages in (si.pages, self._span(si)))
+        where = f"Priority:{si.prio} extents:{len(si.extents)} across:{span}k"
+        self.kernel.printk(f"Adding {size}k swap on {_name(si.swap_file)}.  {where}")
         self.sched.spend(costs.SYSCALL)
         self.sched.preemption_point("swapon: between WRITEOK and S_SWAPFILE")
         self._set_swapfile(inode)
+
+    def _span(self, si: SwapInfo) -> int:
+        """Return over how many blocks of the device the slots are spread, the header's apart."""
+        if si.swap_file is None or si.swap_file.inode.is_block or si.flags & SWP_FILE:
+            return si.pages
+        ends = [(block + (not first), block + length) for first, length, block in si.extents if first or length > 1]
+        return max(end for _, end in ends) - min(begin for begin, _ in ends)
 
     def _set_swapfile(self, inode: Inode) -> None:
         if not inode.is_block:
@@ -230,3 +237,10 @@ class Swapfile(SwapAreas):
         error = self.unuse.try_to_unuse(si)
         task.flags &= ~PF_SWAPOFF
         return error
+
+
+def _name(file: File | None) -> str:
+    """Return the path that a person would type."""
+    if file is None:
+        return "?"
+    return f"/dev/{file.inode.i_bdev.name}" if file.inode.is_block else file.f_path or f"inode {file.inode.ino}"

@@ -45,6 +45,22 @@ def test_a_file_is_asked_for_its_blocks_and_marked(ground):
     assert disk.blocks[1001] == page_bytes(0)
 
 
+def test_the_kernel_says_what_it_swaps_to(ground):
+    ground.swapfile.swapon(ground.disk_area(100)[0])
+    ground.swapfile.swapon(ground.file_area(50)[0], priority=3)
+    disk, file = (ground.kernel.printk.buffer[place][2] for place in (-2, -1))
+    assert disk == "Adding 392k swap on /dev/ram0.  Priority:-1 extents:1 across:392k"
+    assert file == "Adding 192k swap on inode 1.  Priority:3 extents:1 across:192k"
+
+
+def test_the_span_of_a_file_in_pieces_leaves_the_header_out(ground):
+    si = SwapInfo(0, swap_file=ground.file_area(50)[0])
+    si.add_swap_extent(0, 1, 10)
+    si.add_swap_extent(1, 3, 500)
+    si.add_swap_extent(4, 2, 400)
+    assert ground.swapfile._span(si) == 503 - 400
+
+
 def test_a_file_in_pieces_has_an_extent_for_each():
     si = SwapInfo(0)
     assert [si.add_swap_extent(0, 2, 10), si.add_swap_extent(2, 1, 12), si.add_swap_extent(3, 2, 50)] == [1, 0, 1]
