@@ -16,36 +16,26 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
-from kemu.mm.buddy import check_buddies, free_one_page, rmqueue, seed_zone
-from kemu.mm.gfp import _GFP_COLD, _GFP_COMP, _GFP_ZERO, MAX_ORDER, gfp_t
+from kemu.mm.buddy import free_one_page, rmqueue, seed_zone
+from kemu.mm.gfp import _GFP_COLD, _GFP_COMP, _GFP_ZERO, gfp_t
 from kemu.mm.mmzone import PerCpuPages, Zone
 from kemu.mm.page import (
     PAGE_OFFSET,
     ZERO_PAGE,
     Page,
-    PG_active,
-    PG_buddy,
     PG_compound,
-    PG_locked,
     PG_lru,
-    PG_private,
-    PG_reserved,
-    PG_slab,
-    PG_swapcache,
     PG_tail,
-    PG_writeback,
-    decode_page_flags,
 )
+from kemu.mm.page_check import FREE_FORBIDS, bad_page, check_pages
 from kemu.mm.vmstat import VmStat
 from kemu.mm.watermark import zone_batchsize
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
-
-_FREE_FORBIDS: Final = PG_lru | PG_private | PG_locked | PG_active | PG_slab | PG_swapcache | PG_writeback | PG_reserved | PG_buddy
 
 
 class PageLists:
@@ -158,14 +148,14 @@ class PageLists:
         page.count = count = page.count - 1
         if count:
             if count < 0:
-                self._bad_page(page, "freed twice")
+                bad_page(page, "freed twice")
             return
         if order:
             self._free_pages_ok(page, order)
             return
         # free_hot_cold_page(), written out: every packet and every slab page comes by here
-        if page.flags & _FREE_FORBIDS or page.mapping is not None or page.mapcount:
-            self._bad_page(page, "freed in use")
+        if page.flags & FREE_FORBIDS or page.mapping is not None or page.mapcount:
+            bad_page(page, "freed in use")
         page.contents = None
         if self._tp_free.enabled:
             self._tp_free(page.address, page.pfn, 0)
@@ -189,7 +179,7 @@ class PageLists:
         page.count = count = page.count - 1
         if count:
             if count < 0:
-                self._bad_page(page, "put_page() of a free page")
+                bad_page(page, "put_page() of a free page")
             return
         if page.flags & PG_lru and self.page_cache_release is not None:
             self.page_cache_release(page)
@@ -197,8 +187,8 @@ class PageLists:
 
     def free_hot_cold_page(self, page: Page, *, cold: bool = False) -> None:
         """Put a single page that nobody refers to on this CPU's list (free_hot_cold_page)."""
-        if page.flags & _FREE_FORBIDS or page.mapping is not None or page.mapcount:
-            self._bad_page(page, "freed in use")
+        if page.flags & FREE_FORBIDS or page.mapping is not None or page.mapcount:
+            bad_page(page, "freed in use")
         page.contents = None
         if self._tp_free.enabled:
             self._tp_free(page.address, page.pfn, 0)
@@ -226,7 +216,7 @@ class PageLists:
     def _free_pages_ok(self, page: Page, order: int) -> None:
         """Check all pages of a block and give it back to the buddy lists (__free_pages_ok, destroy_compound_page)."""
         if page.order != order:
-            self._bad_page(page, f"a block of order {page.order} is freed with order {order}")
+            bad_page(page, f"a block of order {page.order} is freed with order {order}")
         if page.flags & PG_compound:
             self._destroy_compound_page(page, order)
         page.order = 0
@@ -237,8 +227,8 @@ class PageLists:
             each = self.mem_map.get(pfn)
             if each is None:
                 continue  # never touched, so nothing is on it
-            if each.flags & _FREE_FORBIDS or each.mapping is not None or each.mapcount or each.count:
-                self._bad_page(each, "freed in use")
+            if each.flags & FREE_FORBIDS or each.mapping is not None or each.mapcount or each.count:
+                bad_page(each, "freed in use")
             each.flags = 0
             each.contents = None
         if self._tp_free.enabled:
@@ -253,7 +243,7 @@ class PageLists:
         for pfn in range(head.pfn + 1, head.pfn + (1 << order)):
             tail = self.mem_map[pfn]
             if tail.private is not head or tail.flags & PG_tail != PG_tail:
-                self._bad_page(tail, f"a tail that does not belong to pfn {head.pfn:#x}")
+                bad_page(tail, f"a tail that does not belong to pfn {head.pfn:#x}")
             tail.flags = 0
 
     def drain_pages(self, cpu_id: int) -> None:
@@ -261,14 +251,6 @@ class PageLists:
         for zone in self.zones:
             for pcp in (zone.hot[cpu_id], zone.cold[cpu_id]):
                 self._free_pages_bulk(zone, pcp, len(pcp.pages))
-
-    def _bad_page(self, page: Page, what: str) -> NoReturn:
-        text = (
-            f"Bad page state: pfn {page.pfn:#x} {what}: count {page.count}, mapcount {page.mapcount}, "
-            f"flags {decode_page_flags(page.flags)}, mapping {type(page.mapping).__name__}"
-        )
-        page.count = max(page.count, 0)  # freed twice, it may stand on a free list
-        raise KernelBug(text, page)
 
     # counting
 
@@ -282,27 +264,4 @@ class PageLists:
 
     def check(self) -> None:
         """Assert the invariants of all zones, and that no free page bears a trace of use."""
-        for zone in self.zones:
-            zone.check()
-            check_buddies(zone)
-            for pcp in (*zone.hot, *zone.cold):
-                for page in pcp.pages:
-                    self._check_free(page)
-        for page in self.mem_map.values():
-            if self._is_free(page):
-                self._check_free(page)
-        if self.vmstat.pgalloc - self.vmstat.pgfree != self.allocated_pages():
-            raise KernelBug(
-                f"{self.vmstat.pgalloc} pages handed out, {self.vmstat.pgfree} came back, but {self.allocated_pages()} are away"
-            )
-
-    def _is_free(self, page: Page) -> bool:
-        """Tell whether a frame lies in a free block of the buddy lists."""
-        free_area = page.zone.free_area
-        return any(page.pfn >> order << order in free_area[order] for order in range(MAX_ORDER))
-
-    def _check_free(self, page: Page) -> None:
-        if page.count or page.mapcount or page.flags & _FREE_FORBIDS or page.mapping is not None or page.contents is not None:
-            self._bad_page(page, "used while free")
-        if page.pfn in self.reserve_pfns:
-            self._bad_page(page, "free and in reserve_pfns")
+        check_pages(self)
