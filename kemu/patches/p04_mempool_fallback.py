@@ -19,7 +19,8 @@ What to watch
     * A caller who is not entitled makes the same calls with the same flags as in 2.6.23.
     * The attempt at the reserve may print a failure warning: NOWARN was removed for it.
     * Off: let eight foreign RPC tasks hold the eight rpc_buffers; the ninth, of a swap WRITE, waits
-      in slices of 5 s. Or let the bio pool run empty on a disk that completes late.
+      in slices of 5 s. Or let the bio pool run empty on a disk that completes late:
+      kemu run late-disk --patches all,-4.
 """
 
 from __future__ import annotations
