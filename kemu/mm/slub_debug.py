@@ -145,7 +145,7 @@ class SlubDebug:
     def free_debug_processing(self, cache: KmemCache, page: Page, address: int) -> None:
         """Check the object that is about to come back, and make it look free."""
         error = self._check_slab(cache, page)
-        if error is None and not _is_object(cache, page, address):
+        if error is None and not is_object(cache, page, address):
             error = self._slab_err(cache, page, f"Invalid object pointer {address:#x}: not the begin of an object")
         if error is None and address in (page.word_d or ()):
             error = self._object_err(cache, page, address, "Object already free")
@@ -237,7 +237,7 @@ class SlubDebug:
         if active and not layout.offset:
             return None
         pointer = get_freepointer(image, layout, at)
-        if not pointer or _is_object(cache, page, page.address & -1 << 8 * layout.word | pointer):
+        if not pointer or is_object(cache, page, page.address & -1 << 8 * layout.word | pointer):
             return None
         error = self._object_err(cache, page, address, "Freepointer corrupt")
         free = page.word_d or []
@@ -321,7 +321,7 @@ def has_debugging(flags: int) -> bool:
     return flags & (DEBUG_FLAGS | SLAB_TRACE) != 0
 
 
-def _is_object(cache: KmemCache, page: Page, address: int) -> bool:
+def is_object(cache: KmemCache, page: Page, address: int) -> bool:
     """Tell whether an address is the begin of an object of a slab (``check_valid_pointer()``)."""
     offset = address - page.address
     return 0 <= offset < cache.objects * cache.size and offset % cache.size == 0
