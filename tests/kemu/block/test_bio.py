@@ -60,6 +60,14 @@ def test_the_last_disk_takes_the_pools_with_it():
         machine.check()
 
 
+def test_a_bio_that_leaked_is_noticed_with_the_last_disk():
+    with Machine(MachineConfig(mem=8 * MIB)) as machine:
+        disk = machine.add_disk("sda", MIB)
+        machine.bios.bio_alloc(GFP_NOIO, 1)
+        with pytest.raises(KernelBug, match="objects of bio are in use"):
+            machine.remove_disk(disk)
+
+
 @given(st.integers(1, BIO_MAX_PAGES))
 @settings(max_examples=25, deadline=None)
 def test_a_vector_is_of_the_smallest_size_that_fits(nr_vecs):

@@ -6,6 +6,7 @@ import pytest
 
 from block_ground import MIB, MS, SECTORS, block_ground
 from kemu.block.request_queue import BLKDEV_MAX_RQ
+from kemu.errors import KernelBug
 from kemu.kernel.timer import NSEC_PER_JIFFY
 from kemu.mm.backing_dev import BIO_RW_SYNC, READ, WRITE
 
@@ -183,3 +184,48 @@ def test_a_stalled_disk_is_waited_for(ground, page):
     ground.disk.resume()
     ground.settle()
     assert task.exit_code is not None and not ground.machine.disks
+
+
+# -- check() notices ---------------------------------------------------------------------------------------------------------------
+
+
+def tampered(ground, page, change, match):
+    ground.write(0, page)
+    undo = change(ground.disk)
+    with pytest.raises(KernelBug, match=match):
+        ground.machine.check()
+    undo()
+    ground.machine.check()
+
+
+def test_a_request_that_nobody_counted(ground, page):
+    def change(disk):
+        disk.queue.count[WRITE] = 0
+        return lambda: disk.queue.count.__setitem__(WRITE, 1)
+
+    tampered(ground, page, change, "are counted")
+
+
+def test_sectors_that_no_bio_has(ground, page):
+    def change(disk):
+        rq = disk.queue.elevator.requests()[0]
+        rq.nr_sectors += 1
+        return lambda: setattr(rq, "nr_sectors", rq.nr_sectors - 1)
+
+    tampered(ground, page, change, "does not count what its bios hold")
+
+
+def test_a_disk_that_sleeps_beside_its_work(ground, page):
+    def change(disk):
+        disk.queue.plugged = False
+        return lambda: setattr(disk.queue, "plugged", True)
+
+    tampered(ground, page, change, "requests wait, and the disk does nothing")
+
+
+def test_a_disk_that_works_on_nothing_known(ground, page):
+    def change(disk):
+        disk.busy = disk.queue.elevator.requests()[0]
+        return lambda: setattr(disk, "busy", None)
+
+    tampered(ground, page, change, "not in flight")
