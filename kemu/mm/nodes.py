@@ -11,8 +11,10 @@ Rules of this file
       next lower one) keeps DMA for those who need it. 2.6.23 chooses by the share that zones below NORMAL have.
     * A node's first neighbour is the nearest; among equals one without CPUs, then the next higher number.
     * 2.6.23 clears node_load before each node's list, so its round robin has no effect: left out.
-    * Left out: the zonelist cache (zlc), a hint that does not change who is served in the end; nodes without memory;
-      zone_reclaim_mode, which distances above 20 would set.
+    * A request with __GFP_THISNODE takes the ordinary list and stops where the node changes, as in 2.6.23. (2.6.24 gives it lists
+      of its own: they differ in zone order, and for a node that lacks the zone.)
+    * Left out: numa_zonelist_order; the zonelist cache (zlc), a hint that does not change who is served in the end; nodes without
+      memory; zone_reclaim_mode, which distances above 20 would set.
 """
 
 from __future__ import annotations

@@ -17,6 +17,12 @@ How a request goes (the numbers stand at the code)
     9. Up to order 3 wait for congestion to pass and go to 5; larger blocks only with __GFP_REPEAT.
     10. NULL, with a warning.
 
+The attempts, and what each may do
+    1   pages_low; inside the cpuset             ALLOC_WMARK_LOW, ALLOC_CPUSET, and __GFP_HARDWALL whatever was asked
+    4   pages_min less discounts                 as gfp_to_alloc_flags() says, less ALLOC_NO_WATERMARKS; again after progress in 8
+    5   no mark, no cpuset, with 09 no policy    ALLOC_NO_WATERMARKS alone
+    8   pages_high, before a kill                ALLOC_WMARK_HIGH, ALLOC_CPUSET, __GFP_HARDWALL
+
 Rules of this file
     * ALLOC_* flags have patch 01's numbers whether it is on or off.
     * Time passes on the slow path of requests that can wait, nowhere else: an atomic request finds the machine as it left it.
