@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from file_ground import PAGE, FileGround, pages_of
+from file_ground import PAGE, FileGround, page_bytes, pages_of
 from kemu.mm.pte import FilePte
 
 PAGES = 5
@@ -20,8 +20,9 @@ class FilePages(RuleBasedStateMachine):
     @initialize(sparse=st.booleans(), latency=st.sampled_from([0, 50_000, 3_000_000]))
     def boot(self, sparse, latency):
         self.ground = FileGround(latency_ns=latency)
-        self.file = self.ground.file(size=SIZE, sparse=sparse, fill=False)
-        self.model = bytearray(SIZE)
+        self.file = self.ground.file(size=SIZE, sparse=sparse)
+        written = b"".join(page_bytes(i) for i in range(PAGES))[:SIZE]
+        self.model = bytearray(SIZE) if sparse else bytearray(written)
         self.private = {}
         ground = self.ground
         self.tasks = [ground.task, ground.sched.spawn("other", lambda: None)]
@@ -78,13 +79,19 @@ class FilePages(RuleBasedStateMachine):
     def start_writing(self):
         self.ground.memory.file_io.write_pages.filemap_fdatawrite(self.file.f_mapping)
 
-    @rule(index=st.integers(0, PAGES - 1), unused=st.booleans())
-    def reclaim(self, index, unused):
+    @rule(index=st.integers(0, PAGES - 1))
+    def reclaim(self, index):
         page = self.ground.cached(self.file, index)
         if page is not None:
-            if unused:
-                self.ground.forget_use(page)
             self.ground.reclaim_page(page)
+
+    @rule(indices=st.sets(st.integers(0, PAGES - 1), min_size=1))
+    def evict(self, indices):
+        """Reclaim pages until they are gone."""
+        for page in [self.ground.cached(self.file, index) for index in sorted(indices)]:
+            if page is not None:
+                self.ground.forget_use(page)
+                assert self.ground.reclaim_page(page, tries=4)
 
     @rule(ms=st.sampled_from([1, 100, 40_000]))
     def let_time_pass(self, ms):
