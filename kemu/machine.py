@@ -42,6 +42,7 @@ from kemu.mm.oom_kill import OomKiller
 from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.page_io import PageIo
 from kemu.mm.pdflush import Pdflush
+from kemu.mm.policies import check_policy, make_geometry, marks_of
 from kemu.mm.process import Processes
 from kemu.mm.reserve import Reserves
 from kemu.mm.shadow import Shadow
@@ -80,6 +81,7 @@ class MachineConfig:
     :param constant_pages: the emergency pool that is set by hand where patch 11, which would size it, is off.
     :param slub_debug: the boot word slub_debug=: "FZPU", perhaps with names of caches, ",kmalloc-64" (mm/slub_debug.py).
     :param slub_merge: let slab caches of like size be one, as a kernel without slub_nomerge does.
+    :param geometry: whose slab geometry and marks: 2.6.23, 6.1 or 6.18 (mm/policies.py).
     :param selinux: boot with SELinux, which then judges every packet that a socket gets.
     :param overrides: subsystem class -> a mixin that stands before it, for one's own patch.
     """
@@ -96,6 +98,7 @@ class MachineConfig:
     constant_pages: int = 0
     slub_debug: str = ""
     slub_merge: bool = False
+    geometry: str = "2.6.23"
     selinux: bool = False
     overrides: Mapping[type[Any], type[Any]] = attrs.Factory(dict)
 
@@ -110,6 +113,7 @@ class MachineConfig:
                 f"nodes {self.nodes} cannot be used; it goes from 1 to {MAX_NUMNODES}, with at least {MIN_MEM} bytes of mem each"
             )
         setup_slub_debug(self.slub_debug)
+        check_policy(self.geometry)
         if self.arch not in ("x86_64", "i386"):
             raise ConfigError(f"arch {self.arch!r} is unknown; there are x86_64 and i386")
 
@@ -129,10 +133,25 @@ class Machine:
         build = self.build
         # memory, from the ground
         allocator = NumaPageAllocator if config.nodes > 1 else PageAllocator
-        self.page_alloc = build(allocator, kernel, config.mem, arch=config.arch, topo=topology(config.nodes, config.cpus))
+        self.page_alloc = build(
+            allocator,
+            kernel,
+            config.mem,
+            arch=config.arch,
+            topo=topology(config.nodes, config.cpus),
+            marks=marks_of(config.geometry),
+        )
         self.vmstat = self.page_alloc.vmstat
         self.memory_hotplug = build(MemoryHotplug, self.page_alloc)
-        self.slub = build(Slub, kernel, self.page_alloc, slub_debug=config.slub_debug, merge=config.slub_merge)
+        word = 4 if config.arch == "i386" else 8
+        self.slub = build(
+            Slub,
+            kernel,
+            self.page_alloc,
+            slub_debug=config.slub_debug,
+            geometry=make_geometry(config.geometry, config.cpus, word),
+            merge=config.slub_merge,
+        )
         node_cache = self.slub.kmem_cache_create("radix_tree_node", NODE_SIZE, flags=SLAB_PANIC, ctor=radix_tree_node_ctor)
         self.radix_nodes = build(
             RadixNodes,

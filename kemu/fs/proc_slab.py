@@ -32,7 +32,6 @@ from kemu.mm.slub_geometry import (
     SLAB_RECLAIM_ACCOUNT,
     SLAB_RED_ZONE,
     SLAB_STORE_USER,
-    calculate_alignment,
 )
 
 if TYPE_CHECKING:
@@ -92,10 +91,14 @@ class SlabFiles:
             "partial": lambda cache: self._count(cache, cpu=False, full=False),
             "cpu_slabs": lambda cache: self._count(cache, partial=False, full=False),
             "aliases": lambda cache: f"{cache.refcount - 1}\n",
-            "align": lambda cache: f"{calculate_alignment(cache.flags, cache.align, cache.objsize)}\n",
+            "align": lambda cache: f"{slub.geometry.alignment(cache.flags, cache.align, cache.objsize)}\n",
             "shrink": lambda _cache: "",
             "validate": lambda _cache: "",
         }
+        if slub.geometry.cpu_partial(slub.geometry.word, 0) is not None:
+            self._attributes["cpu_partial"] = lambda cache: f"{slub.geometry.cpu_partial(cache.size, cache.flags)}\n"
+        if slub.geometry.cpu_partial(1, 0) is not None:
+            self._attributes["cpu_partial"] = lambda cache: f"{slub.geometry.cpu_partial(cache.size, cache.flags)}\n"
         for name, flag in _FLAGS.items():
             self._attributes[name] = lambda cache, flag=flag: f"{int(cache.flags & flag != 0)}\n"  # type: ignore[misc]  # bound here
 

@@ -20,13 +20,12 @@ from kemu.kernel.sysctl import minmax_conv
 from kemu.mm.gfp import PAGE_SHIFT
 from kemu.mm.mmzone import Node
 from kemu.mm.watermark import (
+    MARKS_2_6_23,
     MIN_FREE_KBYTES_DEFAULT,
-    boot_min_free_kbytes,
+    MarksPolicy,
     highmem_min,
-    lowmem_reserve_table,
     total_reserve,
     zone_emerg,
-    zone_marks,
 )
 
 if TYPE_CHECKING:
@@ -39,13 +38,16 @@ class MinFree:
     """The marks of all zones.
 
     :param nodes: all nodes, in order.
+    :param marks: whose formulas; 2.6.23's unless told otherwise.
     """
 
-    def __init__(self, kernel: Kernel, nodes: list[Node]) -> None:
+    def __init__(self, kernel: Kernel, nodes: list[Node], marks: MarksPolicy = MARKS_2_6_23) -> None:
         self.sched = kernel.sched
         self.patched = kernel.patched
         self.fixed = kernel.fixed
         self.nodes = nodes
+        self.marks = marks
+        self.watermark_scale_factor = marks.scale_factor or 0
         self.min_free_kbytes = MIN_FREE_KBYTES_DEFAULT
         self.var_free_kbytes = 0  # [p08] added
         self.lowmem_reserve_ratio = [zone.lowmem_reserve_ratio for zone in nodes[0].zones]
@@ -67,9 +69,18 @@ class MinFree:
             handler=self.setup_per_zone_lowmem_reserve,
         )
 
+        if marks.scale_factor is not None:
+            kernel.sysctl.register(
+                "vm.watermark_scale_factor",
+                lambda: self.watermark_scale_factor,
+                self._set_watermark_scale_factor,
+                conv=minmax_conv(1, 1000),
+                handler=self.setup_per_zone_pages_min,
+            )
+
     def _init_per_zone_pages_min(self) -> None:
         """Size everything at boot; nobody else runs yet, so no lock (init_per_zone_pages_min)."""
-        self.min_free_kbytes = boot_min_free_kbytes(self.nr_free_buffer_pages() << _KBYTES_SHIFT)
+        self.min_free_kbytes = self.marks.boot_min_free_kbytes(self.nr_free_buffer_pages() << _KBYTES_SHIFT)
         self._setup_per_zone_pages_min()
         self.setup_per_zone_lowmem_reserve()
 
@@ -96,8 +107,8 @@ class MinFree:
                     zone.pages_emerg = 0
                     if not self.fixed.b08:  # [b08]
                         zone.pages_emerg = highmem_min(present)  # whether there is a reserve or not
-            zone.pages_min, zone.pages_low, zone.pages_high = zone_marks(
-                present, lowmem_pages, min_free_kbytes, highmem=zone.highmem
+            zone.pages_min, zone.pages_low, zone.pages_high = self.marks.zone_marks(
+                present, lowmem_pages, min_free_kbytes, self.watermark_scale_factor, zone.highmem
             )
             zone.recompute_floor()
             self.sched.preemption_point("setup_per_zone_pages_min")
@@ -106,7 +117,7 @@ class MinFree:
     def setup_per_zone_lowmem_reserve(self) -> None:
         """Recompute what each zone keeps from requests that could have gone higher (setup_per_zone_lowmem_reserve)."""
         for node in self.nodes:
-            table = lowmem_reserve_table([zone.present_pages for zone in node.zones], self.lowmem_reserve_ratio)
+            table = self.marks.lowmem_reserve_table([zone.present_pages for zone in node.zones], self.lowmem_reserve_ratio)
             for zone, reserve in zip(node.zones, table, strict=True):
                 zone.lowmem_reserve = reserve
                 zone.recompute_floor()
@@ -132,6 +143,9 @@ class MinFree:
 
     def _set_min_free_kbytes(self, value: int) -> None:
         self.min_free_kbytes = value
+
+    def _set_watermark_scale_factor(self, value: int) -> None:
+        self.watermark_scale_factor = value
 
     def _get_lowmem_reserve_ratio(self) -> list[int]:
         return self.lowmem_reserve_ratio

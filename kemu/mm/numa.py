@@ -23,6 +23,7 @@ from kemu.mm.mmzone import Zone
 from kemu.mm.nodes import Topology, policy_zone
 from kemu.mm.page import Page
 from kemu.mm.page_alloc import PageAllocator
+from kemu.mm.watermark import MARKS_2_6_23, MarksPolicy
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 class NumaPageAllocator(PageAllocator):
     """All memory of a machine with several nodes."""
 
-    def __init__(self, kernel: Kernel, mem_bytes: int, *, topo: Topology, arch: str = "x86_64") -> None:
-        super().__init__(kernel, mem_bytes, arch=arch, topo=topo)
+    def __init__(
+        self, kernel: Kernel, mem_bytes: int, *, topo: Topology, arch: str = "x86_64", marks: MarksPolicy = MARKS_2_6_23
+    ) -> None:
+        super().__init__(kernel, mem_bytes, arch=arch, topo=topo, marks=marks)
 
     def numa_node_id(self) -> int:
         """Return the node of the running CPU."""

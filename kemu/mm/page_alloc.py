@@ -23,6 +23,7 @@ from kemu.mm.mmzone import Zone
 from kemu.mm.nodes import Topology, build_all_zonelists, make_nodes, topology
 from kemu.mm.page import ZERO_PAGE, Page
 from kemu.mm.slow_path import SlowPath
+from kemu.mm.watermark import MARKS_2_6_23, MarksPolicy
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
@@ -33,12 +34,21 @@ class PageAllocator(SlowPath):
 
     :param mem_bytes: RAM, from frame 0, without holes.
     :param topo: nodes, CPUs and distances; None for one node.
+    :param marks: whose formulas size the marks.
     :ivar fail_page_alloc: injected failures, or None.
     """
 
     fail_page_alloc = fail_page_alloc_point()
 
-    def __init__(self, kernel: Kernel, mem_bytes: int, *, arch: str = "x86_64", topo: Topology | None = None) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        mem_bytes: int,
+        *,
+        arch: str = "x86_64",
+        topo: Topology | None = None,
+        marks: MarksPolicy = MARKS_2_6_23,
+    ) -> None:
         self.arch = arch
         self.topology = topo = topology(1, len(kernel.cpus)) if topo is None else topo
         super().__init__(kernel, make_nodes(mem_bytes, arch, kernel.patched, topo))
@@ -46,7 +56,7 @@ class PageAllocator(SlowPath):
         self.zonelists = self.nodes[0].zonelists
         self.zonelist = self.zonelists[0]  # of GFP_KERNEL
         self.total_pages = sum(zone.present_pages for zone in self.zones)
-        self.min_free = MinFree(kernel, self.nodes)
+        self.min_free = MinFree(kernel, self.nodes, marks)
         self.emergency_pool = EmergencyPool(kernel, self.min_free, self)
         self._tp_alloc = kernel.trace.point("kmem:mm_page_alloc", ("page", "pfn", "order", "gfp_flags"))
         kernel.judge.explainers["memory"] = _explain_wait

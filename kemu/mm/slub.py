@@ -32,6 +32,7 @@ from kemu.mm.slub_kmalloc import ZERO_SIZE_PTR, SlubKmalloc
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
+    from kemu.mm.geometry import Geometry
     from kemu.mm.page_alloc import PageAllocator
 
 __all__ = ["SLAB_HWCACHE_ALIGN", "SLAB_PANIC", "SLAB_RECLAIM_ACCOUNT", "ZERO_SIZE_PTR", "KmemCache", "Slub"]
@@ -48,8 +49,16 @@ class Slub(SlubKmalloc):
 
     failslab = failslab_point()
 
-    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, *, slub_debug: str = "", merge: bool = False) -> None:
-        super().__init__(kernel, page_alloc, slub_debug, merge=merge)
+    def __init__(
+        self,
+        kernel: Kernel,
+        page_alloc: PageAllocator,
+        *,
+        slub_debug: str = "",
+        geometry: Geometry | None = None,
+        merge: bool = False,
+    ) -> None:
+        super().__init__(kernel, page_alloc, slub_debug, geometry, merge=merge)
         point = kernel.trace.point
         self._trace_kfree = point("kmem:kfree", ("ptr",))
         self._trace_alloc = point("kmem:kmem_cache_alloc", ("ptr", "cache", "bytes_alloc", "gfp_flags"))

@@ -11,7 +11,7 @@ Rules
     * Caches of like size share one where ``merge`` says so (a machine's ``slub_merge``; the kernel's default, off by slub_nomerge).
       An alias is the same object under another name in ``aliases``. Debugging turns merging off.
     * A cache with objects in use is not destroyed: the kernel warns, frees the struct and loses the slabs.
-    * Left out: sysfs.
+    * Left out: sysfs; the piles that kmem_cache_shrink() allocates to sort with, so that it cannot fail.
 """
 
 from __future__ import annotations
@@ -35,13 +35,12 @@ from kemu.mm.slub_geometry import (
     SLAB_RECLAIM_ACCOUNT,
     SLAB_RED_ZONE,
     SLAB_STORE_USER,
-    calculate_alignment,
-    calculate_sizes,
 )
 from kemu.mm.slub_pages import SlubPages
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
+    from kemu.mm.geometry import Geometry
     from kemu.mm.page_alloc import PageAllocator
 
 Ctor = Callable[[int], None]
@@ -57,8 +56,16 @@ class SlubCaches(SlubPages):
     :ivar aliases: other names of caches.
     """
 
-    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub_debug: str = "", *, merge: bool = False) -> None:
-        super().__init__(kernel, page_alloc, slub_debug)
+    def __init__(
+        self,
+        kernel: Kernel,
+        page_alloc: PageAllocator,
+        slub_debug: str = "",
+        geometry: Geometry | None = None,
+        *,
+        merge: bool = False,
+    ) -> None:
+        super().__init__(kernel, page_alloc, slub_debug, geometry)
         self.aliases: dict[str, KmemCache] = {}
         self._merge = merge and not self.debug.enabled
 
@@ -81,7 +88,7 @@ class SlubCaches(SlubPages):
             _refuse(name, flags, "the name is taken")
         flags = self.debug.kmem_cache_flags(name, flags)
         try:
-            geometry = calculate_sizes(size, align, flags, has_ctor=ctor is not None)
+            geometry = self.geometry.calculate_sizes(size, align, flags, has_ctor=ctor is not None)
         except KernelBug as error:
             _refuse(name, flags, str(error))
         allocflags = _GFP_COMP if geometry[1] else 0
@@ -90,7 +97,19 @@ class SlubCaches(SlubPages):
         if flags & SLAB_RECLAIM_ACCOUNT:
             allocflags |= _GFP_RECLAIMABLE
         nnodes = len(self.page_alloc.nodes)
-        cache = KmemCache(name, size, flags, geometry, len(self.kernel.cpus), allocflags, align, ctor, nnodes=nnodes)
+        cache = KmemCache(
+            name,
+            size,
+            flags,
+            geometry,
+            len(self.kernel.cpus),
+            allocflags,
+            align,
+            ctor,
+            nnodes=nnodes,
+            min_partial=self.geometry.min_partial(geometry[0]),
+            word=self.geometry.word,
+        )
         self.caches[name] = cache
         return cache
 
@@ -99,7 +118,7 @@ class SlubCaches(SlubPages):
         if not self._merge or flags & _NEVER_MERGE:
             return None
         size = -(-size // 8) * 8
-        align = calculate_alignment(flags, align, size)
+        align = self.geometry.alignment(flags, align, size)
         size = -(-size // align) * align
         for cache in reversed(self.caches.values()):
             if cache.flags & _NEVER_MERGE or cache.ctor is not None:

@@ -21,12 +21,14 @@ from kemu.errors import ConfigError, KernelBug
 from kemu.mm.gfp import _GFP_COMP, _GFP_DMA, _GFP_ZERO, MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab
 from kemu.mm.slub_cache import KmemCache, KmemCacheCpu
+from kemu.mm.slub_debug import is_object
 from kemu.mm.slub_estimate import SlubEstimates
 from kemu.mm.slub_geometry import (
     KMALLOC_MAX_CACHED,
     KMALLOC_SIZES,
     SLAB_CACHE_DMA,
     SLAB_DESTROY_BY_RCU,
+    SLAB_KMALLOC,
     SLAB_PANIC,
     SLAB_POISON,
     SLAB_RED_ZONE,
@@ -36,6 +38,7 @@ from kemu.mm.slub_geometry import (
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
+    from kemu.mm.geometry import Geometry
     from kemu.mm.page_alloc import PageAllocator
 
 ZERO_SIZE_PTR: Final = 16
@@ -44,17 +47,30 @@ ZERO_SIZE_PTR: Final = 16
 SIZE_MAX: Final = (1 << 64) - 1
 
 
+_KMALLOC = SLAB_PANIC | SLAB_KMALLOC
+
+
 class SlubKmalloc(SlubEstimates):
     """The kmalloc caches of a machine.
 
     :ivar kmalloc_caches_dma: by index; None where nobody asked yet.
     """
 
-    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub_debug: str = "", *, merge: bool = False) -> None:
-        super().__init__(kernel, page_alloc, slub_debug, merge=merge)
+    def __init__(
+        self,
+        kernel: Kernel,
+        page_alloc: PageAllocator,
+        slub_debug: str = "",
+        geometry: Geometry | None = None,
+        *,
+        merge: bool = False,
+    ) -> None:
+        super().__init__(kernel, page_alloc, slub_debug, geometry, merge=merge)
         self._trace_kmalloc = kernel.trace.point("kmem:kmalloc", ("ptr", "bytes_req", "bytes_alloc", "gfp_flags"))
+        fields = ("ptr", "cache", "bytes_alloc", "gfp_flags", "node")
+        self._trace_alloc_node = kernel.trace.point("kmem:kmem_cache_alloc_node", fields)
         self.kmalloc_caches = [None]
-        self.kmalloc_caches += [self.kmem_cache_create(f"kmalloc-{size}", size, flags=SLAB_PANIC) for size in KMALLOC_SIZES[1:]]
+        self.kmalloc_caches += [self.kmem_cache_create(f"kmalloc-{size}", size, flags=_KMALLOC) for size in KMALLOC_SIZES[1:]]
         self.kmalloc_caches_dma: list[KmemCache | None] = [None] * len(self.kmalloc_caches)
         self._kmalloc_by_size: dict[int, KmemCache] = {}
         for size in range(1, KMALLOC_MAX_CACHED + 1):
@@ -118,9 +134,11 @@ class SlubKmalloc(SlubEstimates):
         if node >= len(cache.partials):
             raise KernelBug(f"slub {cache.name}: node {node} of {len(cache.partials)} nodes")
         c = cache.cpu_slab[self.sched.cpu.id]
-        if c.freelist and (node < 0 or c.node == node):
-            return c.freelist.pop()
-        return self._slab_alloc(cache, gfp, c, node)
+        at_hand = c.freelist and (node < 0 or c.node == node)
+        address = c.freelist.pop() if at_hand else self._slab_alloc(cache, gfp, c, node)
+        if self._trace_alloc_node.enabled:
+            self._trace_alloc_node(address, cache.name, cache.size, gfp, node)
+        return address
 
     def _kmalloc_unusual(self, size: int, gfp: gfp_t) -> int | None:
         """Serve kmalloc() of nothing, of DMA memory, and of more than half a page: whole pages (``__kmalloc()``)."""
@@ -128,8 +146,7 @@ class SlubKmalloc(SlubEstimates):
             return ZERO_SIZE_PTR
         cache = self.kmalloc_slab(size, gfp)
         if cache is not None:
-            c = cache.cpu_slab[self.sched.cpu.id]
-            return c.freelist.pop() if c.freelist else self._slab_alloc(cache, gfp, c)
+            return self._kmalloc_dma(cache, size, gfp)
         order = get_order(size)
         if size < 0 or order >= MAX_ORDER:
             return None
@@ -137,6 +154,14 @@ class SlubKmalloc(SlubEstimates):
         address = None if page is None else page.address
         if self._trace_kmalloc.enabled:
             self._trace_kmalloc(address, size, PAGE_SIZE << order, gfp)
+        return address
+
+    def _kmalloc_dma(self, cache: KmemCache, size: int, gfp: gfp_t) -> int | None:
+        """Take an object of a DMA cache."""
+        c = cache.cpu_slab[self.sched.cpu.id]
+        address = c.freelist.pop() if c.freelist else self._slab_alloc(cache, gfp, c)
+        if self._trace_kmalloc.enabled:
+            self._trace_kmalloc(address, size, cache.size, gfp)
         return address
 
     def kmalloc_slab(self, size: int, gfp: gfp_t) -> KmemCache | None:
@@ -175,6 +200,11 @@ class SlubKmalloc(SlubEstimates):
         if cache.flags & (SLAB_DESTROY_BY_RCU | SLAB_STORE_USER):
             return cache.layout.inuse
         return cache.size
+
+    def kmem_ptr_validate(self, cache: KmemCache, address: int) -> bool:
+        """Tell whether an address could be an object of a cache; nothing is said of whether it is in use."""
+        page = self.virt_to_head_page(address)
+        return page is not None and bool(page.flags & PG_slab) and page.private is cache and is_object(cache, page, address)
 
     # bytes of objects
 

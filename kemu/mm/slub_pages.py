@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
 from kemu.mm.cpuset import cpuset_zone_allowed_hardwall
+from kemu.mm.geometry_2_6_23 import Geometry2623
 from kemu.mm.gfp import (
     _GFP_DMA32,
     _GFP_HIGHMEM,
@@ -38,6 +39,7 @@ from kemu.mm.slub_geometry import SLAB_RECLAIM_ACCOUNT
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
+    from kemu.mm.geometry import Geometry
     from kemu.mm.page_alloc import PageAllocator
 
 _GFP_SLAB_BUG_MASK = _GFP_DMA32 | _GFP_HIGHMEM  # objects have an address always
@@ -47,10 +49,11 @@ class SlubPages:
     """The slab pages of all caches of a machine.
 
     :param slub_debug: the boot word (slub_debug.py).
+    :param geometry: how many objects share a slab; 2.6.23's unless told otherwise.
     :ivar caches: every cache by name.
     """
 
-    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub_debug: str = "") -> None:
+    def __init__(self, kernel: Kernel, page_alloc: PageAllocator, slub_debug: str = "", geometry: Geometry | None = None) -> None:
         self.kernel = kernel
         self.patched = kernel.patched
         self.fixed = kernel.fixed
@@ -58,6 +61,7 @@ class SlubPages:
         self.sched = kernel.sched
         self.vmstat = page_alloc.vmstat
         self.debug = SlubDebug(kernel, slub_debug)
+        self.geometry = Geometry2623(len(kernel.cpus)) if geometry is None else geometry
         self.caches: dict[str, KmemCache] = {}
         self.mem_map = page_alloc.mem_map
         self._cache_of: dict[int, KmemCache] = {}  # page->slab of every slab's pages, for kfree() in one step

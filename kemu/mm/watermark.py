@@ -3,6 +3,7 @@
 Interface
     * :func:`boot_min_free_kbytes`, :func:`zone_marks`, :func:`zone_emerg`, :func:`lowmem_reserve_table`, :func:`total_reserve`,
       :func:`zone_batchsize`.
+    * :class:`MarksPolicy`: those of them that other kernels compute otherwise; ``MARKS_2_6_23``. watermark_4_6.py has the others.
 
 Rules of this file
     * Pure functions of ints; min_free.py writes the results into zones.
@@ -11,9 +12,11 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isqrt
 from typing import Final, NamedTuple
+
+import attrs
 
 from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE
 
@@ -30,6 +33,25 @@ class Marks(NamedTuple):
     pages_min: int
     pages_low: int
     pages_high: int
+
+
+@attrs.frozen
+class MarksPolicy:
+    """One kernel's formulas for marks.
+
+    :ivar scale_factor: vm.watermark_scale_factor at boot; None: this kernel has no such sysctl.
+    :ivar min_ratio: the least that lowmem_reserve_ratio can be; 0 stands for "keep nothing".
+    :ivar boot_min_free_kbytes: kbytes of the zones that GFP_USER may have -> vm.min_free_kbytes.
+    :ivar zone_marks: (pages, lowmem_pages, min_free_kbytes, scale factor or 0, is it highmem) -> the marks.
+    :ivar lowmem_reserve_table: (pages of each zone, ratios) -> per zone, what it keeps from requests of each class zone.
+    """
+
+    name: str
+    scale_factor: int | None
+    min_ratio: int
+    boot_min_free_kbytes: Callable[[int], int]
+    zone_marks: Callable[[int, int, int, int, bool], Marks]
+    lowmem_reserve_table: Callable[[Sequence[int], Sequence[int]], list[list[int]]]
 
 
 def boot_min_free_kbytes(lowmem_kbytes: int) -> int:
@@ -51,25 +73,18 @@ def highmem_min(present: int) -> int:
     return min(max(present // 1024, _HIGHMEM_MIN), _HIGHMEM_MAX)
 
 
-def zone_marks(
-    present: int, lowmem_pages: int, min_free_kbytes: int, *, highmem: bool = False, watermark_scale_factor: int | None = None
-) -> Marks:
+def zone_marks(present: int, lowmem_pages: int, min_free_kbytes: int, _scale: int = 0, highmem: bool = False) -> Marks:
     """Return the marks of one zone (__setup_per_zone_pages_min()).
 
     :param lowmem_pages: present pages of all zones that are not highmem.
-    :param watermark_scale_factor: None for 2.6.23. Kernels from 4.6 have this sysctl (10 by default) and wider distances; kemu's
-        formulas are compared with what such a kernel printed.
 
     >>> zone_marks(32768, 32768, 1448)
     Marks(pages_min=362, pages_low=452, pages_high=543)
     """
     portion = share(min_free_kbytes, present, lowmem_pages)
     pages_min = highmem_min(present) if highmem else portion
-    if watermark_scale_factor is None:
-        # of the portion, not of pages_min: a highmem zone keeps its distance for reclaim
-        return Marks(pages_min, pages_min + (portion >> 2), pages_min + (portion >> 1))
-    gap = max(portion >> 2, present * watermark_scale_factor // 10000)
-    return Marks(pages_min, pages_min + gap, pages_min + 2 * gap)
+    # of the portion, not of pages_min: a highmem zone keeps its distance for reclaim
+    return Marks(pages_min, pages_min + (portion >> 2), pages_min + (portion >> 1))
 
 
 def zone_emerg(present: int, lowmem_pages: int, var_free_kbytes: int) -> int:
@@ -111,3 +126,6 @@ def zone_batchsize(present: int) -> int:
         batch = _BATCH_BYTES // PAGE_SIZE
     batch = max(batch // 4, 1)
     return (1 << ((batch + batch // 2).bit_length() - 1)) - 1
+
+
+MARKS_2_6_23: Final = MarksPolicy("2.6.23", None, 1, boot_min_free_kbytes, zone_marks, lowmem_reserve_table)

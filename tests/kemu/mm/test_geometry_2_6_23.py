@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
+from kemu.mm.geometry import BootWords
+from kemu.mm.geometry_2_6_23 import Geometry2623
 from kemu.mm.gfp import PAGE_SIZE
 from kemu.mm.slub_geometry import (
     KMALLOC_SIZES,
@@ -14,12 +16,12 @@ from kemu.mm.slub_geometry import (
     SLAB_HWCACHE_ALIGN,
     SLAB_POISON,
     SLAB_RED_ZONE,
-    SLUB_MAX_ORDER,
-    calculate_order,
-    calculate_sizes,
+    SLAB_STORE_USER,
     kmalloc_index,
-    slab_order,
 )
+
+GEOMETRY = Geometry2623()
+calculate_sizes = GEOMETRY.calculate_sizes
 
 KMALLOC = [
     (1, 96, 0, 42),
@@ -72,8 +74,28 @@ def test_the_free_pointer_lies_behind_an_object_whose_contents_must_survive(flag
 
 
 def test_a_red_zone_takes_a_word_where_no_gap_serves():
-    assert calculate_sizes(64, 0, SLAB_RED_ZONE, has_ctor=False)[0] == 72
-    assert calculate_sizes(60, 0, SLAB_RED_ZONE, has_ctor=False)[0] == 64
+    assert calculate_sizes(64, 0, SLAB_RED_ZONE, has_ctor=False)[0] == 64 + 8 + 8  # and a word of padding
+    assert calculate_sizes(60, 0, SLAB_RED_ZONE, has_ctor=False)[0] == 64 + 8
+
+
+def test_owner_tracking_takes_two_tracks():
+    assert calculate_sizes(64, 0, SLAB_STORE_USER, has_ctor=False)[0] == 64 + 2 * 24
+    assert Geometry2623(word=4).calculate_sizes(64, 0, SLAB_STORE_USER, has_ctor=False)[0] == 64 + 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("boot", "size", "order"),
+    [
+        (BootWords(slub_max_order=0), 2048, 0),
+        (BootWords(slub_max_order=3), 2048, 1),
+        (BootWords(slub_min_order=2), 64, 2),
+        (BootWords(slub_min_objects=16), 512, 1),
+        (BootWords(slub_min_objects=16, slub_max_order=3), 512, 1),
+        (BootWords(slub_min_objects=1, slub_max_order=0), 2048, 0),
+    ],
+)
+def test_boot_words_move_the_order(boot, size, order):
+    assert Geometry2623(boot=boot).order(size) == order
 
 
 @pytest.mark.parametrize(("objsize", "size"), [(32, 32), (33, 64), (160, 192), (232, 256)])
@@ -83,11 +105,11 @@ def test_hwcache_align_rounds_to_lines_only_above_half_a_line(objsize, size):
 
 def test_what_fits_no_slab_is_a_bug():
     with pytest.raises(KernelBug, match="fits no slab"):
-        calculate_order(PAGE_SIZE << 12)
+        GEOMETRY.order(PAGE_SIZE << 12)
 
 
 def test_slab_order_says_one_more_than_the_limit_when_nothing_fits():
-    assert slab_order(3000, 1, 0, 8) == 1
+    assert GEOMETRY.slab_order(3000, 1, 0, 8) == 1
 
 
 @settings(max_examples=200, deadline=None)
@@ -96,4 +118,4 @@ def test_the_order_holds_an_object_and_is_low_where_it_can_be(objsize):
     size, order, objects = calculate_sizes(objsize, 0, 0, has_ctor=False)
     assert objects >= 1
     assert objects * size <= PAGE_SIZE << order
-    assert order <= SLUB_MAX_ORDER
+    assert order <= GEOMETRY.default_max_order
