@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kemu.errors import KernelBug
-from kemu.mm.gfp import GFP_ATOMIC
+from kemu.mm.gfp import _GFP_DMA32, _GFP_HIGHMEM, GFP_ATOMIC
 from kemu.mm.page import PAGE_OFFSET, PG_slab
 from kemu.mm.slub_cache import MIN_PARTIAL, PG_frozen
 from slab_ground import slab_ground
@@ -98,3 +98,27 @@ def test_empty_slabs_are_kept_up_to_a_number(sg, cache):
 def test_an_address_without_memory_has_no_page(sg):
     assert sg.slub.virt_to_page(PAGE_OFFSET - 4096) is None
     assert sg.slub.virt_to_head_page(0) is None
+
+
+def test_a_slab_that_a_cpu_gives_up_is_used_first(sg, cache):
+    """unfreeze_slab() of 2.6.23 to 2.6.24: to the head of the list."""
+    objects = alloc(sg, cache, cache.objects + 1)
+    sg.slub.kmem_cache_free(cache, objects[0])  # the first slab is partial now, the second the CPU's
+    sg.slub.flush_cpu_slab(cache, 0)
+    assert list(cache.partial) == [sg.slub.virt_to_page(objects[place]).pfn for place in (-1, 0)]
+
+
+def test_an_empty_slab_that_a_cpu_gives_up_is_used_last(sg, cache):
+    objects = alloc(sg, cache, cache.objects + 1)
+    sg.slub.kmem_cache_free(cache, objects[0])
+    sg.slub.kmem_cache_free(cache, objects[-1])
+    sg.slub.flush_cpu_slab(cache, 0)
+    assert list(cache.partial) == [sg.slub.virt_to_page(objects[place]).pfn for place in (0, -1)]
+    sg.slub.check()
+
+
+@pytest.mark.parametrize("gfp", [GFP_ATOMIC | _GFP_HIGHMEM, GFP_ATOMIC | _GFP_DMA32])
+def test_a_slab_has_an_address(sg, cache, gfp):
+    with pytest.raises(KernelBug, match="GFP_SLAB_BUG_MASK"):
+        sg.slub._new_slab(cache, gfp)
+    assert not cache.slabs
