@@ -183,6 +183,14 @@ def test_no_cpu_partial_in_a_kernel_of_2007(machine):
     assert not [path for path in machine.proc.paths() if path.endswith("/cpu_partial")]
 
 
+def test_a_later_geometry_has_one():
+    """52 and 120 objects, as 6.1 has them for 256 and 64 bytes."""
+    with Machine(MachineConfig(mem=20 << 20, geometry="6.1")) as machine:
+        shown = {size: machine.proc.read(f"/sys/kernel/slab/kmalloc-{size}/cpu_partial") for size in (64, 256)}
+        assert shown == {64: "120\n", 256: "52\n"}
+        assert machine.proc.read("/sys/kernel/slab/kmalloc-64/min_partial") == "5\n"
+
+
 def test_with_several_nodes_counts_are_split():
     with Machine(MachineConfig(mem=32 << 20, cpus=2, nodes=2)) as two:
         two.slub.kmalloc(64, GFP_KERNEL)

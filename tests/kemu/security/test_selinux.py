@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kemu.kernel.errno import EACCES, ENOMEM
+from kemu.kernel.errno import EACCES, EAGAIN, ENOMEM
+from kemu.kernel.world import World
 from kemu.machine import Machine, MachineConfig
 from kemu.mm.gfp import GFP_KERNEL
 from kemu.security.selinux import PACKET__RECV, SECCLASS_PACKET, SECINITSID_KERNEL, SECINITSID_UNLABELED
@@ -95,3 +96,40 @@ def test_another_policy_is_heeded_at_once(host):
     host.selinux.load_policy(lambda *_question: 0)
     assert host.net.socks.sk_filter(sk, skb) == -EACCES
     host.net.skbs.kfree_skb(skb)
+
+
+def _two_hosts(world):
+    wire = Wire(world)
+    for last, selinux in ((1, True), (2, False)):
+        machine = Machine(MachineConfig(name=f"host{last}", mem=16 << 20, selinux=selinux), world)
+        machine.net = NetStack(
+            machine.kernel,
+            machine.page_alloc,
+            machine.slub,
+            machine.reserves,
+            wire,
+            mac=bytes((2, 0, 0, 0, 0, last)),
+            ip=last,
+            ring=16,
+            security=machine.selinux,
+        )
+        yield machine
+
+
+def test_a_policy_decides_which_datagrams_come_in():
+    """From the wire to the socket: a denied datagram goes without a word, and the next policy lets its like in."""
+    with World() as world:
+        here, there = _two_hosts(world)
+        inbox, outbox = here.net.udp.sock_create(), there.net.udp.sock_create()
+        here.net.udp.bind(inbox, 1, 7)
+        here.selinux.load_policy(lambda *_question: 0)
+        there.net.udp.sendto(outbox, b"denied", 1, 7)
+        world.run(for_ns=20_000_000)
+        assert here.net.udp.recvfrom(inbox, nonblock=True) == -EAGAIN
+        assert here.net.stats.ignored["security"] == 1
+        here.selinux.load_policy(lambda *_question: PACKET__RECV)
+        there.net.udp.sendto(outbox, b"allowed", 1, 7)
+        world.run(for_ns=20_000_000)
+        assert here.net.udp.recvfrom(inbox, nonblock=True)[0] == b"allowed"
+        here.check()
+        here.net.check()
