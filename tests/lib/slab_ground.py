@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kemu.kernel.task import PF_MEMALLOC
+from kemu.mm.geometry import Geometry
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu.mm.slub import Slub
 from mm_ground import MIB, Ground, ground
@@ -14,11 +15,11 @@ from mm_ground import MIB, Ground, ground
 class SlabGround:
     """A machine, its page allocator, its slabs; ``floor()`` and ``relief()`` change the weather."""
 
-    def __init__(self, ground_: Ground, slub_debug: str = "", *, merge: bool = False) -> None:
+    def __init__(self, ground_: Ground, slub_debug: str = "", *, geometry: Geometry | None = None, merge: bool = False) -> None:
         self.ground = ground_
         self.kernel = ground_.kernel
         self.pa = ground_.pa
-        self.slub = Slub(self.kernel, self.pa, slub_debug=slub_debug, merge=merge)
+        self.slub = Slub(self.kernel, self.pa, slub_debug=slub_debug, geometry=geometry, merge=merge)
         self.task = ground_.task
 
     def cpu(self, number: int) -> None:
@@ -57,8 +58,9 @@ def slab_ground(
     slub_debug: str = "",
     *,
     nodes: int = 1,
+    geometry: Geometry | None = None,
     merge: bool = False,
 ) -> Iterator[SlabGround]:
     """Boot one, and end it."""
     with ground(mem, patches, fixes, ncpus, nodes=nodes) as ground_:
-        yield SlabGround(ground_, slub_debug, merge=merge)
+        yield SlabGround(ground_, slub_debug, geometry=geometry, merge=merge)

@@ -7,6 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import ConfigError, KernelBug
+from kemu.machine import Machine, MachineConfig
+from kemu.mm.geometry_2_6_23 import Geometry2623
+from kemu.mm.geometry_6_1 import Geometry61
+from kemu.mm.geometry_6_18 import Geometry618
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL
 from kemu.mm.slub_debug import DEBUG_DEFAULT_FLAGS, SLAB_TRACE, setup_slub_debug
 from kemu.mm.slub_geometry import SLAB_DEBUG_FREE, SLAB_POISON, SLAB_RED_ZONE, SLAB_STORE_USER
@@ -338,6 +342,22 @@ def test_no_combination_finds_damage_where_there_is_none(flags, ctor):
         sg.pa.check()
 
 
+@pytest.mark.parametrize("geometry", [Geometry2623(1, 4), Geometry61(4), Geometry618(4)])
+@pytest.mark.parametrize("flags", ["F", "Z", "P", "U", "FZPU"])
+@pytest.mark.parametrize("size", [3, 4, 8, 50, 512])
+def test_any_geometry_has_room_for_what_is_checked(geometry, flags, size):
+    with slab_ground(slub_debug=flags, geometry=geometry) as sg:
+        cache = sg.slub.kmem_cache_create("thing", size)
+        held = [sg.slub.kmem_cache_alloc(cache, GFP_ATOMIC) for _ in range(cache.objects + 2)]
+        for address in held:
+            sg.slub.write(address, 0, b"\xff" * size)
+        sg.slub.check()
+        for address in held:
+            sg.slub.kmem_cache_free(cache, address)
+        sg.slub.check()
+        assert sg.slub.kmem_cache_destroy(cache) == 0
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from([8, 60, 64, 200]), st.data())
 def test_every_byte_that_is_not_ones_own_is_guarded(size, data):
@@ -355,3 +375,27 @@ def test_every_byte_that_is_not_ones_own_is_guarded(size, data):
             sg.slub.check()
         sg.slub.check()
         sg.slub.kmem_cache_free(cache, keep)
+
+
+# a machine
+
+
+def test_a_machine_boots_with_the_word_and_refuses_a_wrong_one():
+    with Machine(MachineConfig(slub_debug="FZPU", cpus=2, nodes=2)) as machine:
+        assert all(cache.flags & SLAB_POISON for cache in machine.slub.caches.values())
+        address = machine.slub.kmalloc(100, GFP_KERNEL)
+        machine.slub.write(address, 126, b"over")
+        with pytest.raises(KernelBug, match="BUG kmalloc-128: Redzone overwritten") as caught:
+            machine.check()
+        assert f"object {address:#x}" in str(caught.value)
+        machine.check()
+    with pytest.raises(ConfigError, match="slub_debug option 'X'"):
+        MachineConfig(slub_debug="X")
+
+
+def test_a_machine_merges_caches_only_if_it_is_told():
+    with Machine(MachineConfig(slub_merge=True)) as machine:
+        assert machine.slub.kmem_cache_create("mine", 64) is machine.slub.caches["kmalloc-64"]
+        machine.check()
+    with Machine() as machine:
+        assert machine.slub.kmem_cache_create("mine", 64) is not machine.slub.caches["kmalloc-64"]

@@ -130,3 +130,21 @@ def test_ksize_leaves_out_what_debugging_and_rcu_need(sg, flags, usable):
     cache = sg.slub.kmem_cache_create("thing", 100, flags=flags)
     assert sg.slub.ksize(sg.slub.kmem_cache_alloc(cache, GFP_ATOMIC)) == usable
     assert flags == 0 or cache.size > usable or flags == SLAB_STORE_USER
+
+
+def test_a_pointer_is_valid_where_an_object_of_the_cache_begins(sg):
+    address = sg.slub.kmalloc(64, GFP_KERNEL)
+    other = sg.slub.kmalloc(5000, GFP_KERNEL)
+    cache = sg.cache(64)
+    assert sg.slub.kmem_ptr_validate(cache, address)
+    assert not sg.slub.kmem_ptr_validate(cache, address + 8)
+    assert not sg.slub.kmem_ptr_validate(sg.cache(128), address)
+    assert not any(sg.slub.kmem_ptr_validate(cache, wrong) for wrong in (0, other, -1))
+
+
+def test_traces_show_nodes_and_dma_requests(sg):
+    sg.kernel.trace.enable("kmem:k*")
+    sg.slub.kmalloc_node(64, GFP_KERNEL, 0)
+    sg.slub.kmalloc(50, GFP_ATOMIC | _GFP_DMA)
+    text = "\n".join(sg.kernel.trace.last(20))
+    assert "kmem_cache_alloc_node" in text and "node=0" in text and "bytes_req=50 bytes_alloc=64" in text
