@@ -6,6 +6,7 @@ always merged, how many blocks each list must hold, which request is served, and
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 from functools import reduce
 from operator import or_
@@ -248,7 +249,7 @@ class BuddyMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         with self.stack:
-            if self.ground is not None:
+            if self.ground is not None and sys.exc_info()[0] is None:  # else what went wrong is known
                 for block in list(self.blocks):
                     for _ in range(block.references):
                         self.drop(block, "free_pages", 0)

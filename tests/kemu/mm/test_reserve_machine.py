@@ -6,6 +6,7 @@ same text, and agree on the emergency pool.
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
 
 import attrs
@@ -25,6 +26,7 @@ from slab_ground import SlabGround, slab_ground
 
 PAGES = 512
 NODES = 8
+BYTES = st.one_of(st.integers(-5000, 5000), st.integers(0, 200_000), st.sampled_from((-4096, -64, -1, 1, 64, 4096)))
 
 
 @attrs.define(eq=False)
@@ -239,7 +241,7 @@ class ReserveMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         with self.stack:
-            if self.sg is not None:
+            if self.sg is not None and sys.exc_info()[0] is None:  # else what went wrong is known
                 self.inject(fails=False)
                 for node in self.nodes:
                     self.kmalloc_charge(self.nodes.index(node), -(1 << 30), overcommit=False)

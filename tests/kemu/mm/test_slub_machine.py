@@ -6,6 +6,7 @@ memory), what patch 03 promises, and which slabs are left after a shrink.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from contextlib import ExitStack
 
@@ -21,7 +22,8 @@ from page_model import Caller, PageModel
 from profiles import machine_settings
 from slab_ground import SlabGround, slab_ground
 
-SIZES = st.one_of(st.sampled_from((8, 96, 192, 256, 512, 1024, 2048)), st.integers(1, 2100), st.integers(2049, 40_000))
+FEW = (192, 1024)  # so that requests meet in one cache
+SIZES = st.one_of(st.sampled_from(FEW), st.sampled_from((8, 96, 512, 2048)), st.integers(1, 2100), st.integers(2049, 40_000))
 GFPS = st.sampled_from(
     (
         *(g.GFP_ATOMIC, g.GFP_ATOMIC, g.GFP_KERNEL, g.GFP_NOIO, g.GFP_NOWAIT, g.GFP_ATOMIC | g._GFP_MEMALLOC),
@@ -70,6 +72,22 @@ class SlubMachine(RuleBasedStateMachine):
         self.made = []  # caches, one entry per kmem_cache_create()
         self.names = 0
         self.constructed: dict[object, set[int]] = {}
+        self.intruder = None  # a cache from which another context takes an object while a slab is asked for
+        self.pages_asked = self.pa.alloc_pages
+        self.pa.alloc_pages = self.interrupted_alloc_pages
+
+    def interrupted_alloc_pages(self, gfp, order=0):
+        """Who can wait has interrupts on in the page allocator: somebody else may install a slab meanwhile."""
+        if self.intruder is not None and gfp & g._GFP_WAIT:
+            (cache, size), self.intruder = self.intruder, None
+            mine = [owned for owned in self.owned.values() if owned.cache is cache]
+            entitled = self.model.entitled(g.GFP_ATOMIC, Caller(self.sg.task.flags == PF_MEMALLOC))
+            address = self.slub.kmem_cache_alloc(cache, g.GFP_ATOMIC | g._GFP_NOWARN)
+            if address is not None:
+                self.own(address, size, cache, entitled)
+            for owned in mine[:2]:
+                self.give_back(owned, by_cache=True)
+        return self.pages_asked(gfp, order)
 
     # asking
 
@@ -100,7 +118,7 @@ class SlubMachine(RuleBasedStateMachine):
         frame = address - 0xFFFF810000000000 >> 12
         assert all(frame != page.pfn for page in self.sg.ground.held)
         patched, fixed = self.model.patched, self.model.fixed
-        if not entitled and patched.slub_reserve and fixed.b03a and fixed.b03b:
+        if not entitled and patched.tag_reserve_pages and patched.slub_reserve and fixed.b03a and fixed.b03b:
             assert not self.slub.is_reserve_backed(address), "an object of the reserve for one who is not entitled"
         if cache is None:
             assert address % 4096 == 0
@@ -125,6 +143,26 @@ class SlubMachine(RuleBasedStateMachine):
                 break
             assert self.slub.ksize(address) >= size
             self.own(address, size, cache, entitled)
+
+    @rule(size=st.sampled_from(FEW), count=st.integers(1, 12), memalloc=st.booleans())
+    def kmalloc_with_an_intruder(self, size, count, memalloc):
+        cache = self.slub.kmalloc_slab(size, g.GFP_KERNEL)
+        for _ in range(count):
+            self.intruder = (cache, size)
+            caller = Caller(memalloc)
+            address, _, entitled = self.ask(lambda gfp: self.slub.kmalloc(size, gfp), g.GFP_KERNEL | g._GFP_NOWARN, caller)
+            self.intruder = None
+            if address is not None:
+                self.own(address, size, cache, entitled)
+
+    @rule(size=st.sampled_from(FEW), count=st.integers(1, 12), left=st.sampled_from((0, 1, 3)), flushed=st.booleans())
+    def shortage(self, size, count, left, flushed):
+        """Only the reserve is left; entitled callers take of it, and the page may come to the partial list."""
+        self.sg.ground.hold_zone(self.zone, left + self.model.pages_min // 4)
+        self.kmalloc(size, g.GFP_ATOMIC | g._GFP_NOWARN, Caller(memalloc=True), count)
+        if flushed:
+            self.slub.flush_cpu_slab(self.slub.kmalloc_slab(size, 0), self.sg.kernel.sched.cpu.id)
+        self.kmalloc(size, g.GFP_ATOMIC | g._GFP_NOWARN, Caller(), 2)
 
     @rule(gfp=GFPS)
     def kmalloc_nothing(self, gfp):
@@ -221,7 +259,7 @@ class SlubMachine(RuleBasedStateMachine):
 
     # the weather
 
-    @rule(left=st.integers(0, 40))
+    @rule(left=st.one_of(st.just(0), st.integers(0, 40)))
     def squeeze(self, left):
         self.sg.ground.hold_zone(self.zone, left)
 
@@ -245,6 +283,9 @@ class SlubMachine(RuleBasedStateMachine):
         counts = Counter(owned.cache for owned in self.owned.values())
         for cache in self.slub.caches.values():
             assert self.slub.objects_in_use(cache) == counts[cache], cache
+            bytes_ = 4096 << cache.order
+            bases = {owned.address // bytes_ for owned in self.owned.values() if owned.cache is cache}
+            assert len(cache.slabs) - len(bases) <= 2 + 2, "more empty slabs than two to spare and one per CPU"
         slabs = sum(len(cache.slabs) << cache.order for cache in self.slub.caches.values())
         whole = sum(1 << (owned.size - 1 >> 12).bit_length() for owned in self.owned.values() if owned.cache is None)
         assert self.slub.vmstat.nr_slab == slabs
@@ -252,7 +293,7 @@ class SlubMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         with self.stack:
-            if self.sg is not None:
+            if self.sg is not None and sys.exc_info()[0] is None:  # else what went wrong is known
                 for owned in list(self.owned.values()):
                     self.give_back(owned, by_cache=False)
                 self.sg.relief()
