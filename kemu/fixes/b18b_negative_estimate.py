@@ -21,6 +21,7 @@ FIX = Fix(
     mended_in="v15",
     expect="counter: nearly 2**32 pages in the reserve tree and fewer than before in the pool; check() of the tree fails",
     touches=(
+        "kemu.mm.reserve.Reserves._adjust",
         "kemu.mm.reserve.Reserves.mem_reserve_kmalloc_set",
         "kemu.mm.reserve.Reserves.mem_reserve_kmem_cache_set",
     ),

@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
-from kemu.kernel.errno import EEXIST, EINVAL
+from kemu.kernel.errno import EEXIST, EINVAL, ENOMEM
 from kemu.kernel.spinlock import Mutex
 from kemu.mm.gfp import GFP_ATOMIC, PAGE_SHIFT
 from kemu.mm.reserve_tree import MemReserve, add_limit, add_pages, check_tree, link, show_item, unlink
@@ -72,6 +72,7 @@ class Reserves:
         """Hang a subtree below a node and reserve what it needs, in one step; 0 or -ENOMEM."""
         if not self.patched.mem_reserve:  # [p11]
             return 0
+        _no_ring(new_child, node)
         self._mutex.mutex_lock()
         error = self._connect(new_child, node)
         self._mutex.mutex_unlock()
@@ -147,7 +148,7 @@ class Reserves:
         add_pages(node, pages)
         delta = self.root.pages - root_before
         if delta:
-            error = self._adjust(node, pages, _c_int(delta))
+            error = self._adjust(node, pages, delta)
             if error:
                 add_pages(node, -pages)
                 return error
@@ -156,8 +157,11 @@ class Reserves:
 
     def _adjust(self, node: MemReserve, pages: int, delta: int) -> int:
         """Change the emergency pool; who asks for less than nothing gets an oops and leaves no trace of it."""
+        if self.patched.inet_reserves:  # [p18]
+            if self.fixed.b18b and delta != _c_int(delta):  # [b18b]
+                return -ENOMEM
         try:
-            return self.page_alloc.adjust_memalloc_reserve(delta)
+            return self.page_alloc.adjust_memalloc_reserve(_c_int(delta))
         except KernelBug:
             add_pages(node, -pages)
             self._mutex.mutex_unlock()
@@ -206,6 +210,15 @@ class Reserves:
             wanted = self.root.pages if self.patched.mem_reserve else self.constant_pages  # [p11]
             if wanted != backed:
                 raise KernelBug(f"the reserves want {wanted} pages, the emergency pool has {backed}", self.root)
+
+
+def _no_ring(new_child: MemReserve, node: MemReserve) -> None:
+    """Assert that a node does not get itself for a parent: all that goes up the tree would go around for ever."""
+    above: MemReserve | None = node
+    while above is not None:
+        if above is new_child:
+            raise KernelBug(f"mem_reserve_connect() of {new_child.name!r} below {node.name!r} makes a ring", node)
+        above = above.parent
 
 
 def _c_int(value: int) -> int:

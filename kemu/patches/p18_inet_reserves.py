@@ -44,6 +44,7 @@ PATCH = Patch(
     touches=(
         "kemu_net.ipv4.inet_reserves",
         "kemu_net.ipv6.reserves",
+        "kemu.mm.reserve.Reserves._adjust",
         "kemu.mm.reserve.Reserves.mem_reserve_kmalloc_set",
         "kemu.mm.reserve.Reserves.mem_reserve_kmem_cache_set",
         "kemu_net.ipv4.inet_reserves.InetReserves.__init__",

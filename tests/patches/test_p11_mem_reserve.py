@@ -301,6 +301,23 @@ def test_without_the_estimates_a_reserve_is_its_bytes():
         assert r.root.pages == 64
 
 
+@pytest.mark.parametrize("pages", [1 << 31, 1 << 40])
+def test_b18b_mended_a_number_that_is_no_int_is_refused(r, pages):
+    leaf = r.mem_reserve_init("leaf", r.root)
+    assert r.mem_reserve_pages_set(leaf, pages) == -ENOMEM
+    assert (leaf.pages, leaf.limit, r.page_alloc.var_free_kbytes) == (0, 0, 0)
+
+
+def test_a_node_below_itself_is_an_oops(r):
+    """v14 would go around with the mutex held."""
+    net = r.mem_reserve_init("net", r.root)
+    leaf = r.mem_reserve_init("leaf", net)
+    for child, parent in ((leaf, leaf), (net, leaf), (r.root, leaf)):
+        with pytest.raises(KernelBug, match="ring"):
+            r.mem_reserve_connect(child, parent)
+    assert r.mem_reserve_pages_set(leaf, 3) == 0
+
+
 # any history
 
 
