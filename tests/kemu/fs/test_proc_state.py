@@ -235,3 +235,15 @@ def check_swap(machine):
     for name in ("nr_active", "nr_inactive"):
         counts = [int(count) for count in re.findall(rf"{name} +(\d+)", zones)]
         assert sum(counts) == getattr(machine.vmstat, name)
+
+
+def test_memory_that_is_added_is_there_and_so_is_the_hole_before_it():
+    with Machine(MachineConfig(mem=64 << 20)) as machine:
+        section = machine.memory_hotplug.section_pages
+        for start in (4 * section, 6 * section):  # and a hole between
+            assert machine.memory_hotplug.online_pages(0, start, section) == 0
+        assert numbers(machine.proc.read("/proc/meminfo"))["MemTotal"] == (64 << 10) + 2 * (section << 2)
+        block = machine.proc.read("/proc/zoneinfo").split("Node ")[-1]
+        assert block.startswith("0, zone   NORMAL\n")
+        assert f"        spanned  {3 * section}\n        present  {2 * section}\n" in block
+        assert f"  start_pfn:         {4 * section}\n" in block
