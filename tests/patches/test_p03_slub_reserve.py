@@ -322,6 +322,32 @@ def test_b03a_mended_an_ordinary_page_frees_the_slab_for_everybody():
         assert sg.slub.kmalloc(32, QUIET) == held[0]
 
 
+def node_leak(fixes):
+    """An ordinary request for the other node, which has memory, pushes the reserve slab of this one to its partial list."""
+    with slab_ground(64 * MIB, fixes=fixes, ncpus=2, nodes=2) as sg:
+        sg.floor()
+        sg.entitled_kmalloc(32)
+        (reserve,) = sg.cache(32).slabs.values()
+        sg.ground.give_back(len(sg.ground.held) // 2)  # the pages that were taken last are the other node's
+        other = 1 - reserve.zone.node
+        assert sg.slub.kmalloc_node(32, QUIET, other) is not None
+        assert list(sg.cache(32).partials[reserve.zone.node]) == [reserve.pfn]
+        sg.slub.check()
+        while (page := sg.pa.alloc_page(QUIET)) is not None:
+            sg.ground.held.append(page)
+        sg.slub.flush_cpu_slab(sg.cache(32), 0)
+        served = [sg.slub.kmalloc_node(32, QUIET, reserve.zone.node) for _ in range(127)]
+        return sum(address is not None and sg.slub.virt_to_page(address) is reserve for address in served)
+
+
+def test_b03a_as_posted_a_request_for_another_node_opens_the_reserve_slab():
+    assert node_leak("none") == 127
+
+
+def test_b03a_mended_the_list_of_the_node_keeps_it_shut():
+    assert node_leak("all") == 0
+
+
 # b03b: no cpu slab, but a stale tag
 
 
