@@ -62,6 +62,7 @@ class Soak:
             mempool_create_page_pool(kernel, "soak-pages", 4, self.pa, 1),
         )
         self.pools = [pool for pool in pools if pool is not None]
+        self.reserve = machine.reserves.mem_reserve_init("soak", machine.reserves.root)
         self.hog = AtomicHog(self.slub)
         self.pages: list = []
         self.addresses: list = []
@@ -69,7 +70,7 @@ class Soak:
         self.elements: list = []
         self.gfps = ATOMIC
         self.bias = 0.5  # how often a step asks rather than gives back
-        self.done = self.nulls = self.peak = self.pool_pages = 0
+        self.done = self.nulls = self.peak = 0
         self.kinds = (self.page, self.page, self.page, self.size, self.size, self.size, self.object, self.object, self.element)
 
     # one operation each
@@ -149,9 +150,8 @@ class Soak:
             kbytes = rng.randrange(2048)
             self.machine.kernel.sysctl.write("vm.min_free_kbytes", f"{kbytes}\n")
         elif pick < 0.5:
-            pages = rng.randrange(-200, 201)
-            if self.room() and self.pool_pages + pages >= 0 and not self.pa.adjust_memalloc_reserve(pages):
-                self.pool_pages += pages
+            if self.room():  # the probe may wait
+                self.machine.reserves.mem_reserve_pages_set(self.reserve, rng.randrange(400))
         elif pick < 0.6:
             self.slub.kmem_cache_shrink(rng.choice(list(self.slub.caches.values())))
         elif pick < 0.65:
@@ -209,8 +209,7 @@ class Soak:
             pool.destroy()
         for cache in self.caches:
             self.slub.kmem_cache_destroy(cache)  # it stays if an object is out
-        if self.pa.adjust_memalloc_reserve(-self.pool_pages) == 0:
-            self.pool_pages = 0
+        self.machine.reserves.mem_reserve_pages_set(self.reserve, 0)
 
     def snapshot(self) -> dict[str, int]:
         """Count what is in use, after the caches have given back what is not."""

@@ -37,7 +37,7 @@ def test_nothing_is_left_after_20000_operations(patches):
     assert report["nulls"] > 0, "memory never ran out: the soak shows nothing"
 
 
-def test_the_same_seed_does_the_same(soak):
+def test_the_same_seed_does_the_same():
     reports = [json.loads(run("--operations", "4000", "--seed", "9", "--json").stdout) for _ in range(2)]
     assert reports[0]["served"] == reports[1]["served"]
 
@@ -56,7 +56,7 @@ def test_what_is_left_is_named(soak, what):
     if what == "pages":
         soak.pa.alloc_pages(0x20, 2)
     elif what == "kB of the emergency pool":
-        soak.pa.adjust_memalloc_reserve(3)
+        soak.machine.reserves.mem_reserve_pages_set(soak.reserve, 3)
     else:
         soak.slub.kmalloc(128, 0x20)
     assert what in soak.left()
