@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from file_ground import file_ground
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EEXIST, EIO, ENOENT, ENOMEM
-from kemu.mm.address_space import AddressSpace, Inode
+from kemu.lib.radix_tree import TAG_DIRTY, TAG_WRITEBACK
+from kemu.mm.address_space import AddressSpace, Inode, WritebackControl
 from kemu.mm.backing_dev import BDI_CAP_NO_ACCT_DIRTY, BackingDev
 from kemu.mm.gfp import GFP_KERNEL
 from kemu.mm.page import PG_dirty, PG_locked, PG_lru, PG_private, PG_reclaim, PG_uptodate, PG_writeback
@@ -208,3 +210,102 @@ def test_page_mapping_of_anonymous_and_swap_pages(ground, mapping):
     assert ground.filemap.page_mapping(page) is None
     page.mapping = mapping
     assert page.flags & PG_uptodate
+
+
+# -- pages of files that somebody uses
+
+
+@pytest.fixture
+def files():
+    with file_ground() as g:
+        g.process()
+        g.f = g.file(pages=8)
+        g.memory.file_io.read(g.f, 0, 8 * 4096)
+        yield g
+
+
+def test_invalidating_drops_what_is_clean_and_idle(files):
+    mapping = files.f.f_mapping
+    at = files.mmap(files.f)
+    files.load(at)  # mapped
+    files.memory.file_io.write(files.f, 4096, page_bytes(1, 1))  # dirty
+    files.cached(files.f, 2).count += 1  # somebody's
+    files.filemap.lock_page(files.cached(files.f, 3))
+    assert files.filemap.invalidate_mapping_pages(mapping) == 4
+    assert [i for i in range(8) if files.cached(files.f, i) is not None] == [0, 1, 2, 3]
+    files.filemap.unlock_page(files.cached(files.f, 3))
+    files.cached(files.f, 2).count -= 1
+    files.check()
+
+
+def test_truncating_unmaps_and_forgets_what_was_stored(files):
+    at = files.mmap(files.f)
+    files.store(at + 1, page_bytes(1, 1))
+    files.filemap.truncate_inode_pages(files.f.f_mapping)
+    assert (files.vmstat.nr_dirty, files.vmstat.nr_file_mapped, files.f.f_mapping.nrpages) == (0, 0, 0)
+    assert files.load(at + 1) != page_bytes(1, 1)  # not lost: given up
+    assert files.judge.outcome is None
+
+
+def test_a_mapped_page_does_not_leave_its_file(files):
+    files.load(files.mmap(files.f))
+    with pytest.raises(KernelBug, match="mapped leaves its file"):
+        files.filemap.remove_from_page_cache(files.cached(files.f, 0))
+
+
+def test_a_page_that_leaves_dirty_is_no_longer_counted(files):
+    files.memory.file_io.write(files.f, 0, page_bytes(0, 1))
+    page = files.cached(files.f, 0)
+    files.filemap.lock_page(page)
+    files.filemap.remove_from_page_cache(page)
+    assert files.vmstat.nr_dirty == 0
+    files.filemap.unlock_page(page)
+    files.machine.lru.put_page(page)
+
+
+@pytest.mark.parametrize("field", ["word_d", "mapping", "count"])
+def test_check_mapping_sees_a_page_that_does_not_know_where_it_is(files, field):
+    page = files.cached(files.f, 3)
+    held = getattr(page, field)
+    setattr(page, field, {"word_d": 4, "mapping": None, "count": 0}[field])
+    with pytest.raises(KernelBug, match="does not know its file"):
+        files.filemap.check_mapping(files.f.f_mapping)
+    setattr(page, field, held)
+
+
+@pytest.mark.parametrize("flag", [PG_dirty, PG_writeback])
+def test_check_mapping_sees_a_flag_without_its_tag(files, flag):
+    page = files.cached(files.f, 3)
+    page.flags |= flag
+    with pytest.raises(KernelBug, match="tag"):
+        files.filemap.check_mapping(files.f.f_mapping)
+    page.flags &= ~flag
+
+
+def test_tags_follow_a_page_through_its_write(files):
+    tree = files.f.f_mapping.page_tree
+    files.memory.file_io.write(files.f, 0, page_bytes(0, 1))
+    assert (tree.tag_get(0, TAG_DIRTY), tree.tag_get(0, TAG_WRITEBACK)) == (True, False)
+    files.memory.file_io.write_pages.filemap_fdatawrite(files.f.f_mapping)
+    assert (tree.tag_get(0, TAG_DIRTY), tree.tag_get(0, TAG_WRITEBACK)) == (False, True)
+    files.memory.file_io.write(files.f, 0, page_bytes(0, 2))
+    assert (tree.tag_get(0, TAG_DIRTY), tree.tag_get(0, TAG_WRITEBACK)) == (True, True)
+    files.filemap.wait_on_page_writeback(files.cached(files.f, 0))
+    assert (tree.tag_get(0, TAG_DIRTY), tree.tag_get(0, TAG_WRITEBACK)) == (True, False)
+
+
+def test_a_page_given_back_by_its_writer_is_dirty_again_and_counted_as_skipped(files):
+    page = files.cached(files.f, 0)
+    wbc = WritebackControl(10)
+    assert files.filemap.redirty_page_for_writepage(wbc, page)
+    assert wbc.pages_skipped == 1
+    assert page.flags & PG_dirty
+
+
+def test_taking_the_dirty_bit_takes_the_mark_of_reclaim_too(files):
+    files.memory.file_io.write(files.f, 0, page_bytes(0, 1))
+    page = files.cached(files.f, 0)
+    page.flags |= PG_reclaim
+    assert files.filemap.clear_page_dirty_for_io(page)
+    assert not page.flags & (PG_reclaim | PG_dirty)
+    files.filemap.set_page_dirty(page)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from file_ground import file_ground
 from kemu.errors import ConfigError
+from kemu.kernel.errno import EINVAL, EIO, ENOMEM
 from kemu.kernel.task import PF_EXITING
 from swap_ground import MIB, Script, Touch, page_bytes, swap_ground
 
@@ -128,3 +130,67 @@ def test_the_same_seed_gives_the_same_history():
             ground.run(ground.processes.spawn("hog", Touch(1500), uid=1))
             digests.append(ground.kernel.history.hexdigest())
     assert digests[0] == digests[1]
+
+
+# -- files
+
+
+@pytest.fixture
+def files():
+    with file_ground() as g:
+        yield g
+
+
+def run_on(files, *steps):
+    task = files.machine.processes.spawn("p", Script(*steps))
+    files.run(task, for_ns=100 * 10**9)
+    return task.exit_code
+
+
+def test_a_program_maps_writes_reads_and_syncs_a_file(files):
+    file = files.file(pages=8)
+    steps = [
+        ("mmap", file, 100, 8, 0),
+        ("write", 103, page_bytes(3, 1)),
+        ("file_write", file, 4096, page_bytes(1, 1)),
+        ("read", 101),
+        ("file_read", file, 3 * 4096, 4096),
+        ("msync", 100, 8),
+        ("file_write", file, 0, page_bytes(0, 1)),
+        ("fsync", file),
+        ("munmap", 100, 8),
+    ]
+    assert run_on(files, *steps) == 0
+    assert [files.on_disk(file, i) for i in (0, 1, 3)] == [page_bytes(0, 1), page_bytes(1, 1), page_bytes(3, 1)]
+    assert files.audit() == (3, 0)
+    files.check()
+
+
+def test_a_private_mapping_is_a_step_of_its_own(files):
+    file = files.file(pages=2)
+    assert run_on(files, ("mmap_private", file, 100, 2, 0), ("write", 100, page_bytes(0, 1)), ("fsync", file)) == 0
+    assert files.on_disk(file, 0) != page_bytes(0, 1)
+
+
+def test_what_was_unmapped_cannot_be_touched(files):
+    file = files.file(pages=2)
+    assert run_on(files, ("mmap", file, 100, 2, 0), ("munmap", 100, 1), ("read", 100)) == 128 + 11
+    assert run_on(files, ("mmap", file, 100, 4, 0), ("read", 102)) == 128 + 7  # behind the end: SIGBUS
+
+
+@pytest.mark.parametrize(
+    ("steps", "errno"),
+    [
+        ([("mmap", 0, 100, 0, 0)], EINVAL),
+        ([("grow", 200), ("mmap", 0, 100, 4, 0)], ENOMEM),
+        ([("munmap", 100, 0)], EINVAL),
+        ([("msync", 100, 1)], ENOMEM),
+        ([("file_read", 0, 0, 4096)], EIO),
+        ([("file_write", 0, 5, b"x")], EIO),
+    ],
+)
+def test_a_system_call_that_fails_ends_the_program_with_its_errno(files, steps, errno):
+    file = files.file(pages=4)
+    files.disk.fail(0, 10**6)
+    of_file = [(step[0], file, *step[2:]) if step[0] in ("mmap", "file_read", "file_write") else step for step in steps]
+    assert run_on(files, *of_file) == errno
