@@ -3,7 +3,8 @@
 Interface
     * ``page_alloc.fail_page_alloc = FailPageAlloc(kernel, probability=10, times=3)``; ``slub.failslab = FailSlab(kernel, ...)``;
       None switches it off again.
-    * :class:`FaultAttr`: what both share.
+    * :class:`FaultAttr`: what both share. :func:`setup_fault_attr` reads a boot word (``failslab=<interval>,<probability>,<space>,
+      <times>``): ``FailSlab(kernel, **setup_fault_attr("1,10,0,-1"))``.
 
 Rules of this file
     * Dice come from the machine's own seed: the same run fails at the same places.
@@ -99,6 +100,21 @@ class FaultAttr:
         if self.times > 0:
             self.times -= 1
         return True
+
+
+def setup_fault_attr(word: str) -> dict[str, int]:
+    """Read "<interval>,<probability>,<space>,<times>"; return what a :class:`FaultAttr` takes.
+
+    >>> setup_fault_attr("2,50,0,-1")
+    {'interval': 2, 'probability': 50, 'space': 0, 'times': -1}
+    """
+    names = ("interval", "probability", "space", "times")
+    try:
+        return dict(zip(names, map(int, word.split(",")), strict=True))
+    except ValueError:
+        raise ConfigError(
+            f"fault injection {word!r} cannot be read; it is interval,probability,space,times: four integers"
+        ) from None
 
 
 class FailPageAlloc(FaultAttr):

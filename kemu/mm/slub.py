@@ -2,7 +2,8 @@
 
 Interface
     * ``kmem_cache_alloc``, ``kmem_cache_free``; ``kmem_cache_create``, ``_destroy``, ``_shrink`` (slub_caches.py).
-    * ``kmalloc``, ``kfree``, ``ksize``: up to 2048 bytes from a cache, above that whole pages.
+    * ``kmalloc``, ``kfree``: up to 2048 bytes from a cache, above that whole pages; ``kzalloc``, ``krealloc``, ``ksize``,
+      ``kmalloc_node``, ``kmem_cache_alloc_node`` and others (slub_kmalloc.py).
     * ``kmem_estimate_pages``, ``kestimate_single``, ``kestimate`` (slub_estimate.py); ``virt_to_page``, ``is_reserve_backed``,
       ``reserve_pages_by_holder`` (slub_pages.py).
     * An object is its address, an int; None is NULL.
@@ -10,10 +11,10 @@ Interface
 Rules
     * The fast path is a pop from, or an append to, the list of objects that the CPU took from its slab as a whole. It tests nothing
       of the patches: a cpu slab from the reserve has an empty list, so each allocation comes to _slab_alloc() and is asked again.
-    * Freeing an address that its cache never handed out is a :exc:`KernelBug` at once; a double free is found by check(), or at
-      once in a cache with a debug flag.
+    * Freeing memory that is none of the cache is a :exc:`KernelBug` at once. A double free, and an address inside an object, damage
+      the free list as they do in the kernel: check() finds that, or the free itself in a cache with a debug flag.
     * Time passes only inside the page allocator, for callers that can wait: so the slow path need not turn interrupts off.
-    * Left out: merging of like caches, DMA kmalloc caches, NUMA, CPU hotplug; __GFP_ZERO means nothing, as objects have no bytes.
+    * Left out: CPU hotplug; contents of objects, and so __GFP_ZERO, but for caches with debugging (slub_debug.py).
 """
 
 from __future__ import annotations

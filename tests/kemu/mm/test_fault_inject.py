@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kemu.errors import ConfigError, KernelBug
 from kemu.mm import gfp as g
-from kemu.mm.fault_inject import SLAB_FAILSLAB, FailPageAlloc, FailSlab
+from kemu.mm.fault_inject import SLAB_FAILSLAB, FailPageAlloc, FailSlab, setup_fault_attr
 from kemu.mm.slub import ZERO_SIZE_PTR
 from mm_ground import MIB, ground
 from slab_ground import slab_ground
@@ -71,6 +71,16 @@ def test_injection_is_silent_and_counted(machine):
 def test_what_no_attribute_can_be_is_refused(machine, how):
     with pytest.raises(ConfigError, match="fail_page_alloc"):
         FailPageAlloc(machine.kernel, **how)
+
+
+def test_a_boot_word_says_all_four(machine):
+    assert failures(machine, 9, **setup_fault_attr("3,100,0,2")) == [2, 5]
+
+
+@pytest.mark.parametrize("word", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d"])
+def test_a_boot_word_that_cannot_be_read_is_refused(word):
+    with pytest.raises(ConfigError, match="four integers"):
+        setup_fault_attr(word)
 
 
 def test_a_verbose_attribute_says_each_failure(machine):
