@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, cast
 from kemu.errors import ConfigError
 from kemu.kernel import costs
 from kemu.kernel.errno import ENOMEM
+from kemu.mm.address_space import BufferedOperations
 from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE
 from kemu.mm.page import ZERO_PAGE, Page, PG_uptodate
 from kemu.mm.write_pages import WritePages
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
-    from kemu.mm.address_space import AddressSpace, BufferedOperations, File, FileOperations
+    from kemu.mm.address_space import AddressSpace, File, FileOperations
     from kemu.mm.dirty_balance import DirtyBalance
     from kemu.mm.filemap import Filemap
     from kemu.mm.readahead import Readahead
@@ -134,7 +135,7 @@ class FileIo:
         if page is None:
             return -ENOMEM
         end = offset + len(piece)
-        ops = cast("BufferedOperations", mapping.a_ops)
+        ops = cast(BufferedOperations, mapping.a_ops)
         error = ops.prepare_write(file, page, offset, end)
         if not error:
             self.sched.spend(costs.COPY_PAGE)
