@@ -116,9 +116,9 @@ class SlowPath(AllocFlags, PageLists):
         """Return the node of the running CPU."""
         return 0
 
-    def _zones_to_try(self, zonelist: list[Zone], gfp: gfp_t, alloc_flags: alloc_flags_t) -> list[Zone]:
-        """Return what cpuset and __GFP_THISNODE leave of a zonelist (numa.py)."""
-        raise NotImplementedError
+    def _zones_to_try(self, zonelist: list[Zone], _gfp: gfp_t, _alloc_flags: alloc_flags_t) -> list[Zone]:
+        """Return what cpuset and __GFP_THISNODE leave of a zonelist: of one node's all (numa.py has more to say)."""
+        return zonelist
 
     def _alloc_pages(self, gfp: gfp_t, order: int, zonelist: list[Zone]) -> Page | None:
         """Go the ten steps (__alloc_pages)."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kemu.errors import KernelBug
 from kemu.fixes import FixSet
 from kemu.kernel.core import Kernel
 from kemu.kernel.task import PF_MEMALLOC
@@ -152,3 +153,22 @@ def _drive(pa, steps):
             yield page and (page.pfn, page.zone.name, page.reserve)
         yield pa.nr_free_pages(), pa.vmstat.as_dict()
     pa.check()
+
+
+@pytest.mark.parametrize("order", [-1, 11, 1000])
+def test_an_order_that_is_none_gets_null(order):
+    with ground(64 * MIB, ncpus=2, nodes=2) as machine:
+        assert machine.pa.alloc_pages(g.GFP_KERNEL, order) is None
+        assert machine.pa.alloc_pages_node(1, g.GFP_KERNEL, order) is None
+        machine.pa.check()
+
+
+def test_a_node_that_is_not_there_is_a_bug():
+    with ground(64 * MIB, ncpus=2, nodes=2) as machine, pytest.raises(KernelBug, match="there are 2 nodes"):
+        machine.pa.alloc_pages_node(2, g.GFP_KERNEL)
+
+
+def test_no_node_named_is_the_running_cpus():
+    with ground(64 * MIB, ncpus=2, nodes=2) as machine:
+        machine.pa.numa_node_id = lambda: 1
+        assert machine.pa.alloc_pages_node(-1, g.GFP_KERNEL).zone.node == 1
