@@ -80,13 +80,17 @@ class SlubMachine(RuleBasedStateMachine):
         """Who can wait has interrupts on in the page allocator: somebody else may install a slab meanwhile."""
         if self.intruder is not None and gfp & g._GFP_WAIT:
             (cache, size), self.intruder = self.intruder, None
-            mine = [owned for owned in self.owned.values() if owned.cache is cache]
             entitled = self.model.entitled(g.GFP_ATOMIC, Caller(self.sg.task.flags == PF_MEMALLOC))
-            address = self.slub.kmem_cache_alloc(cache, g.GFP_ATOMIC | g._GFP_NOWARN)
-            if address is not None:
-                self.own(address, size, cache, entitled)
-            for owned in mine[:2]:
-                self.give_back(owned, by_cache=True)
+            taken = [self.slub.kmem_cache_alloc(cache, g.GFP_ATOMIC | g._GFP_NOWARN) for _ in range(3)]
+            for address in taken:
+                if address is not None:
+                    self.own(address, size, cache, entitled)
+            here = self.sg.kernel.sched.cpu.id
+            for address, cpu in zip(taken, (here, 1 - here), strict=False):
+                if address is not None:  # from here to the CPU's list, from the other CPU to the page's
+                    self.sg.cpu(cpu)
+                    self.give_back(self.owned[address], by_cache=True)
+            self.sg.cpu(here)
         return self.pages_asked(gfp, order)
 
     # asking
@@ -155,13 +159,20 @@ class SlubMachine(RuleBasedStateMachine):
             if address is not None:
                 self.own(address, size, cache, entitled)
 
-    @rule(size=st.sampled_from(FEW), count=st.integers(1, 12), left=st.sampled_from((0, 1, 3)), flushed=st.booleans())
-    def shortage(self, size, count, left, flushed):
+    @rule(
+        size=st.sampled_from(FEW),
+        count=st.integers(1, 12),
+        left=st.sampled_from((0, 1, 3)),
+        flushed=st.booleans(),
+        cpu=st.integers(0, 1),
+    )
+    def shortage(self, size, count, left, flushed, cpu):
         """Only the reserve is left; entitled callers take of it, and the page may come to the partial list."""
         self.sg.ground.hold_zone(self.zone, left + self.model.pages_min // 4)
         self.kmalloc(size, g.GFP_ATOMIC | g._GFP_NOWARN, Caller(memalloc=True), count)
         if flushed:
             self.slub.flush_cpu_slab(self.slub.kmalloc_slab(size, 0), self.sg.kernel.sched.cpu.id)
+        self.sg.cpu(cpu)
         self.kmalloc(size, g.GFP_ATOMIC | g._GFP_NOWARN, Caller(), 2)
 
     @rule(gfp=GFPS)
@@ -250,8 +261,26 @@ class SlubMachine(RuleBasedStateMachine):
     @rule(data=st.data(), cpu=st.integers(0, 1))
     def flush(self, data, cpu):
         cache = data.draw(st.sampled_from(list(self.slub.caches.values())))
+        self.flush_slab(cache, cpu)
+
+    def flush_slab(self, cache, cpu):
+        page, listed = cache.cpu_slab[cpu].page, sum(map(len, cache.partials))
         self.slub.flush_cpu_slab(cache, cpu)
         assert cache.cpu_slab[cpu].page is None
+        if page is not None:
+            end = page.address + (4096 << cache.order)
+            used = any(page.address <= owned.address < end for owned in self.owned.values() if owned.cache is cache)
+            assert (page.pfn in cache.slabs) == (used or listed < 2), "an empty slab is kept only where there are fewer than two"
+
+    @rule(size=st.sampled_from(FEW), full=st.integers(1, 3))
+    def several_partial_slabs(self, size, full):
+        """Fill some slabs, take an object of each away, and flush: empty slabs are worth keeping only while there are few."""
+        cache = self.slub.kmalloc_slab(size, 0)
+        self.kmalloc(size, g.GFP_ATOMIC | g._GFP_NOWARN, Caller(), full * cache.objects)
+        mine = [owned for owned in self.owned.values() if owned.cache is cache]
+        for owned in mine[:: cache.objects]:
+            self.give_back(owned, by_cache=True)
+        self.flush_slab(cache, self.sg.kernel.sched.cpu.id)
 
     @rule(cpu=st.integers(0, 1))
     def go_to_cpu(self, cpu):
