@@ -288,3 +288,12 @@ def test_a_task_confined_to_other_nodes_wakes_nobody_but_leaves_its_order(ground
     ground.zone.free_pages = free
     attach_task(ground.task, None)
     assert (ground.kswapd.max_order, ground.vmstat.kswapd_wakes) == (2, 0)
+
+
+def test_a_lap_that_finds_all_well_lets_zones_start_anew(scripted):
+    """The priority at which a zone was scanned once does not stick to it."""
+    for zone in scripted.zones:
+        zone.free_pages = zone.present_pages
+        zone.prev_priority = 3
+    assert scripted.lap() == (0, True)
+    assert [zone.prev_priority for zone in scripted.zones] == [12, 12]

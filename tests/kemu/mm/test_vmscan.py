@@ -322,6 +322,24 @@ def test_above_order_3_a_direct_reclaimer_naps_and_looks_again(ground):
     assert held_by_others(ground, 4) == (1, 1), "one nap, and the active neighbour became inactive"
 
 
+def test_what_the_first_look_has_made_active_is_inactive_for_the_second(ground, monkeypatch):
+    pages = block_of_lru_pages(ground, 4)
+    looks = []
+
+    def shrink_page_list(isolated, _sc, sync=False):
+        looks.append((sync, [bool(page.flags & PG_active) for page in isolated]))
+        for page in isolated:
+            page.flags |= PG_active
+        return 0, list(isolated)
+
+    monkeypatch.setattr(ground.reclaim.shrink_list, "shrink_page_list", shrink_page_list)
+    ground.reclaim.shrink_inactive_list(1, ground.zone, ScanControl(GFP_KERNEL, 4))
+    assert looks == [(False, [False] * 16), (True, [False] * 16)]
+    assert ground.vmstat.pgdeactivate == 16
+    assert all(page in ground.zone.active for page in pages), "and what the second has made active, stays so"
+    ground.lru.check()
+
+
 def test_up_to_order_3_it_does_not(ground):
     assert held_by_others(ground, 3) == (0, 0)
 
