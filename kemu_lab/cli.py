@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -59,13 +60,77 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int
       kemu run --mem 16M --fill /bin/ls --json
       kemu run --proc out           then: cat out/proc/meminfo
     """
+    from kemu_lab.numbers import whole_number
     from kemu_lab.run import run_command
     from kemu_lab.run_config import MAX_CPUS, RunConfig
 
     config = RunConfig.parse(
-        cpus=_whole_number(cpus, "--cpus", 1, MAX_CPUS), seed=_whole_number(seed, "--seed", 0, 2**32 - 1), **options
+        cpus=whole_number(cpus, "--cpus", 1, MAX_CPUS), seed=whole_number(seed, "--seed", 0, 2**32 - 1), **options
     )
     return run_command(config, as_json=as_json, quiet=quiet)
+
+
+@cli.command()
+@click.option(
+    "--policy", default=None, metavar="NAME", help="Whose formulas: 2.6.23, 6.1 or 6.18.  [2.6.23, or what the table says]"
+)
+@click.option("--cpus", default=None, metavar="N", help="Present CPUs.  [1]")
+@click.option("--word", default=None, metavar="N", help="Bytes of a pointer: 8 or 4.  [8]")
+@click.option("--size", multiple=True, metavar="N", help="Bytes of an object with its metadata (slab_size); may be repeated.")
+@click.option("--object-size", multiple=True, metavar="N", help="Bytes of an object; its slab_size is derived first.")
+@click.option("--align", default=None, metavar="N", help="The alignment that the cache asks for.  [0]")
+@click.option("--rcu", is_flag=True, help="The cache is SLAB_DESTROY_BY_RCU.")
+@click.option("--ctor", is_flag=True, help="The cache has a constructor.")
+@click.option("--hwcache-align", is_flag=True, help="The cache is SLAB_HWCACHE_ALIGN.")
+@click.option("--kmalloc", is_flag=True, help="The cache is one of kmalloc's.")
+@click.option("--slub-min-order", default=None, metavar="N", help="The boot word.")
+@click.option("--slub-max-order", default=None, metavar="N", help="The boot word.")
+@click.option("--slub-min-objects", default=None, metavar="N", help="The boot word.")
+@click.option("--slub-debug", default=None, metavar="FZPU", help="The letters of the boot word.")
+@click.option("--against", default=None, metavar="FILE", help="Compare with a table of caches, as in tests/truth.")
+@click.option("--this-machine", is_flag=True, help="Compare with this machine's /sys/kernel/slab.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def geometry(as_json: bool, **options: Any) -> int:
+    r"""Compute order, objects per slab and partial slabs as a kernel's SLUB does, or compare with a real kernel.
+
+    \b
+    Examples:
+      kemu geometry --policy 6.1 --cpus 4 --size 192 --size 704
+      kemu geometry --object-size 100 --slub-debug FZPU
+      kemu geometry --against tests/truth/slab-m256-c4.json
+      kemu geometry --this-machine
+    """
+    from kemu_lab.slab_geometry import GeometryOptions, geometry_command
+
+    return geometry_command(GeometryOptions(**options), as_json=as_json)
+
+
+@cli.command()
+@click.option(
+    "--policy", default=None, metavar="NAME", help="Whose formulas: 2.6.23, 6.1 or 6.18.  [2.6.23, or what the table says]"
+)
+@click.option("--mem", default=None, metavar="SIZE", help="Memory of the machine.  [128M]")
+@click.option("--arch", default="x86_64", metavar="ARCH", help="x86_64 or i386.  [x86_64]")
+@click.option("--nodes", default="1", metavar="N", help="Nodes that share the memory.  [1]")
+@click.option("--min-free-kbytes", default=None, metavar="N", help="Write vm.min_free_kbytes first.")
+@click.option("--scale", default=None, metavar="N", help="Write vm.watermark_scale_factor first (6.1 and 6.18).")
+@click.option("--lowmem-reserve-ratio", default=None, metavar="N,N,..", help="Write vm.lowmem_reserve_ratio first.")
+@click.option("--against", default=None, metavar="FILE", help="Compare with a table of marks, as in tests/truth.")
+@click.option("--this-machine", is_flag=True, help="Compare with this machine's /proc/zoneinfo.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def watermarks(as_json: bool, **options: Any) -> int:
+    r"""Print min_free_kbytes and every zone's marks and lowmem_reserve, or compare with a real kernel.
+
+    \b
+    Examples:
+      kemu watermarks --mem 128M
+      kemu watermarks --mem 4G --policy 6.1 --scale 150
+      kemu watermarks --against tests/truth/watermark-sweep.json
+      kemu watermarks --this-machine
+    """
+    from kemu_lab.watermarks import WatermarksOptions, watermarks_command
+
+    return watermarks_command(WatermarksOptions(**options), as_json=as_json)
 
 
 @cli.command("list")
@@ -82,13 +147,6 @@ def list_(what: str, as_json: bool) -> int:
     from kemu_lab.listing import list_command
 
     return list_command(what, as_json=as_json)
-
-
-def _whole_number(text: str, what: str, low: int, high: int) -> int:
-    """Return the integer that was typed."""
-    if not (text.isascii() and text.isdecimal() and low <= int(text[:12]) <= high):
-        raise ConfigError(f"{what} {text!r} cannot be used; it is a whole number from {low} to {high}")
-    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
