@@ -21,7 +21,7 @@ _MARKS: Final = {"2.6.23": MARKS_2_6_23, "6.1": MARKS_6_1, "6.18": MARKS_6_1}
 POLICIES: Final = tuple(_GEOMETRIES)
 
 _ONE_START_ORDER = (6, 7)  # the first kernel with 6.18's search
-_CPUS_COUNT = (5, 0)  # older ones are not known here, but for 2.6
+_PARTIAL_PAGES = (5, 16)  # the first with 6.1's cpu_partial; older ones are not known here, but for 2.6
 
 
 def check_policy(name: str) -> str:
@@ -53,6 +53,6 @@ def policy_of_release(release: str) -> str:
     version = int(match[1]), int(match[2])
     if version[0] == 2:
         return "2.6.23"
-    if version < _CPUS_COUNT:
+    if version < _PARTIAL_PAGES:
         raise ConfigError(f"kernel release {release[:40]!r}: its formulas are not known here; name the policy that should be used")
     return "6.18" if version >= _ONE_START_ORDER else "6.1"
