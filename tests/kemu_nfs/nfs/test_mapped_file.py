@@ -240,8 +240,8 @@ class Stores:
         return ("write", (1 << 20) + index, self.last[index])
 
 
-def test_files_larger_than_memory_are_written_through_mappings():
-    """Four processes on a machine with too little memory: two store to mapped NFS files, two have anonymous memory and swap."""
+def test_two_processes_with_mapped_files_and_two_that_swap_outlive_the_server():
+    """The author's own test, smaller: everything is on one mount, and its server is away for a quarter of an hour."""
     with mounted(mem=8 * MIB) as ground:
         machine = ground.machine
         ground.swapon(2000, "swap")
@@ -251,6 +251,16 @@ def test_files_larger_than_memory_are_written_through_mappings():
         tasks = [machine.processes.spawn(f"mapper{n}", program) for n, program in enumerate(programs)]
 
         tasks += [machine.processes.spawn(f"anon{n}", Touch(500, 1, seed=n, salt=n)) for n in range(2)]
+        ground.run_for(2 * SECOND)
+        assert machine.vmstat.pgsteal > 0
+        assert all(task.exit_code is None for task in tasks)
+        ground.kernel.judge.hold("the server is away")
+        ground.nfsd.stop()
+        ground.run_for(900 * SECOND)
+        assert all(task.exit_code is None for task in tasks)
+        assert machine.vmstat.nr_writeback > 0
+        ground.nfsd.start()
+        ground.kernel.judge.release("the server is away")
         ground.world.run(until=lambda: all(task.exit_code is not None for task in tasks), for_ns=3000 * SECOND)
         assert [task.exit_code for task in tasks] == [0] * 4
         assert ground.kernel.judge.outcome is None, ground.kernel.judge.reason
