@@ -22,6 +22,7 @@ from kemu.mm.min_free import MinFree
 from kemu.mm.mmzone import Zone
 from kemu.mm.nodes import Topology, build_all_zonelists, make_nodes, topology
 from kemu.mm.page import ZERO_PAGE, Page
+from kemu.mm.percpu_pagelist import PercpuPagelist
 from kemu.mm.slow_path import SlowPath
 from kemu.mm.watermark import MARKS_2_6_23, MarksPolicy
 
@@ -58,6 +59,7 @@ class PageAllocator(SlowPath):
         self.total_pages = sum(zone.present_pages for zone in self.zones)
         self.min_free = MinFree(kernel, self.nodes, marks)
         self.emergency_pool = EmergencyPool(kernel, self.min_free, self)
+        self.percpu_pagelist = PercpuPagelist(kernel, self.zones)
         self._tp_alloc = kernel.trace.point("kmem:mm_page_alloc", ("page", "pfn", "order", "gfp_flags"))
         kernel.judge.explainers["memory"] = _explain_wait
 
