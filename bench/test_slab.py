@@ -1,7 +1,8 @@
 """What a kmalloc and its kfree cost: the fast path, a slab from the reserve (patch 03's slow path), and a refusal."""
 
+from kemu.mm.fault_inject import FailSlab
 from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC
-from slab_ground import slab_ground
+from slab_ground import MIB, slab_ground
 
 
 def pairs(slub, gfp):
@@ -43,3 +44,26 @@ def test_unentitled_on_a_reserve_slab(benchmark):
         sg.floor()
         sg.entitled_kmalloc(256)
         benchmark(pairs, sg.slub, GFP_ATOMIC | _GFP_NOWARN)
+
+
+def test_a_slab_with_debugging(benchmark):
+    """slub_debug=FZPU: every object is checked byte for byte when it comes and when it goes."""
+    with slab_ground(slub_debug="FZPU") as sg:
+        benchmark(pairs, sg.slub, GFP_ATOMIC)
+
+
+def test_memory_of_a_node(benchmark):
+    with slab_ground(64 * MIB, ncpus=2, nodes=2) as sg:
+
+        def node_pairs():
+            for _ in range(1000):
+                sg.slub.kfree(sg.slub.kmalloc_node(256, GFP_ATOMIC, 0))
+
+        benchmark(node_pairs)
+
+
+def test_injection_that_never_fails(benchmark):
+    """What failslab costs when it is set; off it costs nothing, as the fast path above shows."""
+    with slab_ground() as sg:
+        sg.slub.failslab = FailSlab(sg.kernel, probability=0)
+        benchmark(pairs, sg.slub, GFP_ATOMIC)
