@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from kemu.errors import KernelBug, KernelPanic
 from kemu.kernel.task import CAP_SYS_ADMIN, CAP_SYS_RAWIO, PF_EXITING, PF_SWAPOFF, TIF_MEMDIE
+from kemu.kernel.timer import NSEC_PER_JIFFY
 from kemu.mm.cpuset import Cpuset, attach_task
 from kemu.mm.gfp import GFP_KERNEL
 from kemu.mm.oom_kill import CONSTRAINT_CPUSET, CONSTRAINT_MEMORY_POLICY, CONSTRAINT_NONE, WORST
@@ -284,6 +285,16 @@ def test_the_one_who_asks_and_is_exiting_is_chosen_unless_another_dies_already(g
     task = ground.sched.spawn("leaver", body)
     ground.run(task)
     assert found == [(None, 0, True) if another_dies else (task, WORST, False)]
+
+
+@pytest.mark.parametrize(("memdie", "slept"), [(0, True), (TIF_MEMDIE, False)])
+def test_who_asks_gives_the_victim_a_tick_unless_it_is_the_victim(ground, memdie, slept):
+    sleeper(ground, 100)
+    ground.task.thread_flags |= memdie
+    before = ground.sched.now
+    ground.oom.out_of_memory(ground.pa.zonelist, GFP_KERNEL, 0)
+    assert (ground.sched.now - before >= NSEC_PER_JIFFY // 2) is slept
+    ground.task.thread_flags &= ~TIF_MEMDIE
 
 
 def test_nobody_to_kill_is_a_panic(ground):

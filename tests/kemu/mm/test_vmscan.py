@@ -6,11 +6,13 @@ import pytest
 
 from kemu.errors import KernelBug
 from kemu.kernel.task import PF_KSWAPD
-from kemu.kernel.timer import NSEC_PER_JIFFY
+from kemu.kernel.timer import HZ, NSEC_PER_JIFFY
+from kemu.mm.address_space import AddressSpace, Inode
 from kemu.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_NOFS, GFP_NOIO
 from kemu.mm.page import PG_active, PG_lru, PG_referenced
 from kemu.mm.rmap import PTE_young
 from kemu.mm.shrink_list import ScanControl
+from kemu.mm.slow_path import ReclaimState
 from swap_ground import MIB, Touch, page_bytes, swap_ground
 
 
@@ -449,3 +451,104 @@ def test_nobody_is_killed_while_the_server_is_away_and_kswapd_sleeps_in_the_thro
         ground.run(task)
         assert (task.exit_code, ground.vmstat.oom_kills) == (0, 0)
         ground.check()
+
+
+# -- try_to_free_pages(), with a shrink_zone() that does as it is told
+
+
+class Scripted:
+    """What direct reclaim asked for: passes, naps, calls of pdflush."""
+
+    def __init__(self, ground, monkeypatch):
+        self.ground = ground
+        self.freed, self.scanned = 0, 10
+        self.passes, self.naps, self.flushed = [], [], []
+        monkeypatch.setattr(ground.reclaim, "shrink_zone", self.shrink_zone)
+        monkeypatch.setattr(ground.reclaim, "shrink_slab", lambda *_: 0)
+        monkeypatch.setattr(ground.reclaim, "congestion_wait", self.naps.append)
+        monkeypatch.setattr(ground.reclaim, "wakeup_pdflush", self.flushed.append)
+
+    def shrink_zone(self, priority, _zone, sc):
+        self.passes.append(priority)
+        sc.nr_scanned += self.scanned
+        return self.freed
+
+    def reclaim(self):
+        return self.ground.reclaim.try_to_free_pages([self.ground.zone], 0, GFP_KERNEL)
+
+
+@pytest.fixture
+def scripted(ground, monkeypatch):
+    return Scripted(ground, monkeypatch)
+
+
+@pytest.mark.parametrize(("freed", "passes"), [(32, [12]), (31, [12, 11]), (16, [12, 11]), (15, [12, 11, 10])])
+def test_direct_reclaim_ends_when_32_pages_went_in_all(scripted, freed, passes):
+    scripted.freed = freed
+    assert scripted.reclaim() == 1
+    assert scripted.passes == passes
+    assert scripted.ground.zone.prev_priority == passes[-1]
+
+
+def test_without_success_it_goes_down_to_priority_0_and_naps_ten_times(scripted):
+    assert scripted.reclaim() == 1, "kswapd has not given up"
+    assert scripted.passes == list(range(12, -1, -1))
+    assert scripted.naps == [HZ // 10] * 10
+    assert scripted.ground.zone.prev_priority == 0
+
+
+def test_what_is_remembered_is_this_reclaimers_priority_even_if_another_was_in_greater_need(scripted):
+    scripted.ground.zone.prev_priority = 2
+    scripted.freed = 32
+    scripted.reclaim()
+    assert scripted.ground.zone.prev_priority == 12
+
+
+def test_pdflush_hears_of_more_than_48_pages(scripted):
+    scripted.scanned = 16
+    scripted.reclaim()
+    assert scripted.flushed == [16 * n for n in range(4, 14)], "not of 48"
+
+
+def test_direct_reclaim_counts_pages_of_the_slabs_once(scripted, monkeypatch):
+    scripted.ground.task.reclaim_state = state = ReclaimState()
+    monkeypatch.setattr(
+        scripted.ground.reclaim, "shrink_slab", lambda *_: setattr(state, "reclaimed_slab", state.reclaimed_slab + 10)
+    )
+    scripted.reclaim()
+    assert scripted.passes == [12, 11, 10, 9], "10, 20, 30, 40"
+    assert state.reclaimed_slab == 0
+    scripted.ground.task.reclaim_state = None
+
+
+def test_a_list_that_was_scanned_begins_to_count_anew(ground):
+    fill(ground, 300, old=False)
+    fill(ground, 300, first=300)
+    ground.reclaim.shrink_zone(1, ground.zone, ScanControl(GFP_KERNEL, may_swap=False))
+    assert (ground.zone.nr_scan_active, ground.zone.nr_scan_inactive) == (0, 0)
+    ground.reclaim.shrink_zone(12, ground.zone, ScanControl(GFP_KERNEL, may_swap=False))
+    assert (ground.zone.nr_scan_active, ground.zone.nr_scan_inactive) == (1, 1)
+
+
+@pytest.mark.parametrize(("kswapd", "counted"), [(0, (7, 0, 0, 32)), (PF_KSWAPD, (7, 7, 32, 0))])
+def test_what_kswapd_scans_and_frees_is_counted_as_its_own(ground, monkeypatch, kswapd, counted):
+    fill(ground, 40)
+    monkeypatch.setattr(ground.reclaim.shrink_list, "shrink_page_list", lambda pages, _sc: (7, pages))
+    ground.task.flags |= kswapd
+    ground.reclaim.shrink_inactive_list(32, ground.zone, ScanControl(GFP_KERNEL))
+    ground.task.flags &= ~kswapd
+    stat = ground.vmstat
+    assert (stat.pgsteal, stat.kswapd_steal, stat.pgscan_kswapd, stat.pgscan_direct) == counted
+
+
+def test_without_swap_mapped_pages_of_files_may_still_leave_the_active_list():
+    with swap_ground(mem=4 * MIB, kswapd=False) as ground:
+        page = ground.pa.alloc_page(GFP_KERNEL)
+        page.mapping = AddressSpace(Inode(ino=9, size=4096), None, None)
+        page.mapcount = 1
+        ground.lru.lru_cache_add_active(page)
+        ground.reclaim.shrink_active_list(1, ground.pa.zones[0], ScanControl(GFP_KERNEL), 0)
+        assert not page.flags & PG_active
+        page.mapcount, page.mapping = 0, None
+        ground.pa.put_page(page)
+        ground.lru.check()
