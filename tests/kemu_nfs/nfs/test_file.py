@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kemu.kernel.errno import EACCES, EIO
+from kemu.kernel.errno import EACCES, EINVAL, EIO
+from kemu.mm.file_rmap import Vma
+from kemu_nfs.nfs.inode import NFS_INO_INVALID_DATA
 from kemu_nfs.sunrpc.nfs3_const import NFS3ERR_IO, NFS3PROC_READ, NFS3PROC_WRITE
 from nfs_ground import PAGE, mounted, page_bytes
 
@@ -68,3 +70,79 @@ def test_closing_flushes(ground):
     assert ground.mount.close(ground.file) == 0
     assert ground.file_bytes("f") == b"bye"
     assert ground.mount.close(ground.file) == -9
+
+
+# -- through the page cache
+
+
+def call(ground):
+    return ground.machine.memory.file_io
+
+
+def test_reading_through_the_cache_asks_the_server_once_a_page(ground):
+    ground.mount.write(ground.file, 0, page_bytes(0) + page_bytes(1))
+    reads = ground.stats.reads
+    assert call(ground).read(ground.file, 0, 3 * PAGE) == page_bytes(0) + page_bytes(1)
+    assert call(ground).read(ground.file, 100, PAGE) == (page_bytes(0) + page_bytes(1))[100 : PAGE + 100]
+    assert ground.stats.reads == reads + 2
+
+
+def test_what_somebody_else_has_changed_is_read_again_and_is_no_loss(ground):
+    ground.mount.write(ground.file, 0, page_bytes(0))
+    call(ground).read(ground.file, 0, PAGE)
+    call(ground).write(ground.file, 0, page_bytes(0, 1))
+    assert call(ground).fsync(ground.file) == 0
+    nfsi = ground.file.private_data.nfsi
+    ground.nfsd.server.tree.lookup_path("/export/f").write_data(0, page_bytes(7, 7), stable=True)
+    assert call(ground).read(ground.file, 0, PAGE) == page_bytes(0, 1)  # nobody has noticed
+    nfsi.cache_validity |= NFS_INO_INVALID_DATA
+    assert call(ground).read(ground.file, 0, PAGE) == page_bytes(7, 7)
+    assert ground.kernel.judge.outcome is None
+
+
+def test_an_error_of_a_write_that_nobody_waited_for_is_told_by_fsync(ground):
+    ground.mount.write(ground.file, 0, page_bytes(0))
+    ground.faults.error(NFS3PROC_WRITE, NFS3ERR_IO)
+    assert call(ground).write(ground.file, 0, page_bytes(0, 1)) == PAGE
+    assert call(ground).fsync(ground.file) == -EIO
+    assert call(ground).fsync(ground.file) == 0
+
+
+def test_a_store_to_a_page_that_left_the_file_is_refused(ground):
+    ground.mount.write(ground.file, 0, page_bytes(0))
+    call(ground).read(ground.file, 0, PAGE)
+    page = ground.file.f_mapping.page_tree.lookup(0)
+    vma = Vma(None, 0, 1, ground.file, 0, True)
+    ops = ground.mount.ops
+    assert ops.page_mkwrite(vma, page) == PAGE
+    assert call(ground).fsync(ground.file) == 0
+    ground.file.inode.size = 0
+    assert ops.page_mkwrite(vma, page) == -EINVAL  # cut meanwhile
+    ground.file.inode.size = PAGE
+    page.count += 1
+    ground.machine.filemap.truncate_inode_pages(ground.file.f_mapping)
+    assert ops.page_mkwrite(vma, page) == -EINVAL
+    ground.machine.lru.put_page(page)
+
+
+def test_a_writer_is_slowed_down_when_too_much_is_dirty(ground):
+    asked = []
+    balance = ground.machine.dirty_balance
+    balance.balance_dirty_pages = asked.append
+    balance.ratelimit_pages = 4
+    call(ground).write(ground.file, 0, bytes(9 * PAGE))
+    assert asked == [ground.file.f_mapping] * 2
+
+
+def test_inodes_of_a_mount_are_known_to_who_writes_dirty_ones(ground):
+    inode = ground.file.inode
+    sb = ground.mount.server.sb
+    assert inode in sb.s_inodes
+    assert sb in ground.machine.fs_writeback.supers
+    call(ground).write(ground.file, 0, b"x")
+    assert inode in sb.s_dirty
+    ground.mount.close(ground.file)
+    assert ground.mount.umount() == 0
+    assert sb not in ground.machine.fs_writeback.supers
+    assert inode.i_sb is None
+    assert ground.file_bytes("f") == b"x"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
-from kemu.kernel.errno import EBUSY, EIO, ENOSPC
+from kemu.kernel.errno import EBUSY, EIO, ENOMEM, ENOSPC
 from kemu.mm.address_space import WritebackControl
 from kemu.mm.page import PG_dirty, PG_error, PG_locked, PG_private, PG_writeback
 from kemu_nfs.nfs.write import FLUSH_HIGHPRI, FLUSH_STABLE, wb_priority
@@ -208,3 +208,45 @@ def test_the_queue_counts_what_is_under_writeback(ground):
     assert ground.mount.server.writeback == 0 == ground.stats.writes_outstanding
     assert ground.stats.writes_outstanding_peak == 5
     assert ground.machine.vmstat.nr_writeback == 0
+
+
+# -- ->writepages
+
+
+def dirty_pages(ground, file, *indices):
+    for index in indices:
+        assert ground.machine.memory.file_io.write(file, index * PAGE, page_bytes(index, 1)) == PAGE
+
+
+def test_neighbours_go_in_one_call_as_far_as_wsize_goes(ground, file):
+    dirty_pages(ground, file, *range(12), 20, 22)
+    writes = ground.stats.writes
+    wbc = WritebackControl(100)
+    assert ground.mount.ops.writepages(file.f_mapping, wbc) == 0
+    per_call = ground.mount.server.wsize // PAGE
+    assert ground.stats.writes - writes == -(-12 // per_call) + 2
+    assert wbc.nr_to_write == 100 - 14
+    ground.wait_for_calls()
+    assert ground.machine.vmstat.nr_dirty == ground.machine.vmstat.nr_writeback == 0
+    assert ground.file_bytes("f")[11 * PAGE : 12 * PAGE] == page_bytes(11, 1)
+
+
+def test_pages_whose_call_finds_no_memory_are_dirty_again(ground, file):
+    dirty_pages(ground, file, 0, 1)
+    ground.mount.modules.writedata_alloc = lambda: None
+    assert ground.mount.ops.writepages(file.f_mapping, WritebackControl(100)) == -ENOMEM
+    assert (ground.machine.vmstat.nr_dirty, ground.machine.vmstat.nr_writeback) == (2, 0)
+    del ground.mount.modules.writedata_alloc
+    ground.machine.fs_writeback.check()
+    assert ground.mount.fsync(file) == 0
+    assert ground.file_bytes("f")[:PAGE] == page_bytes(0, 1)
+
+
+def test_a_congested_mount_is_left_alone_by_who_may_not_block(ground, file):
+    dirty_pages(ground, file, 0)
+    ground.mount.server.bdi.set_congested()
+    wbc = WritebackControl(100, nonblocking=True)
+    assert ground.mount.ops.writepages(file.f_mapping, wbc) == 0
+    assert wbc.encountered_congestion
+    assert ground.machine.vmstat.nr_dirty == 1
+    ground.mount.server.bdi.clear_congested()
