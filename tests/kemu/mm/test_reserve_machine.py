@@ -26,7 +26,7 @@ from slab_ground import SlabGround, slab_ground
 
 PAGES = 512
 NODES = 8
-BYTES = st.one_of(st.integers(-5000, 5000), st.integers(0, 200_000), st.sampled_from((-4096, -64, -1, 1, 64, 4096)))
+BYTES = st.one_of(st.integers(-5000, 5000), st.integers(0, 200_000), st.sampled_from((-64, -16, -1, 1, 64, 4096)))
 
 
 @attrs.define(eq=False)
@@ -194,9 +194,13 @@ class ReserveMachine(RuleBasedStateMachine):
         call = self.r.mem_reserve_kmem_cache_charge if objects else self.r.mem_reserve_pages_charge
         self.same(self.charged(node, charge, overcommit), lambda: call(node.real, charge, int(overcommit)))
 
-    @rule(
-        n=st.integers(0, NODES - 1), nbytes=st.one_of(st.integers(-5000, 5000), st.integers(0, 200_000)), overcommit=st.booleans()
-    )
+    @rule(n=st.integers(0, NODES - 1), beside=st.integers(-1, 1))
+    def charge_up_to_the_limit(self, n, beside):
+        node = self.nodes[n]
+        charge = node.limit - node.usage + beside
+        self.same(self.charged(node, charge, 0), lambda: self.r.mem_reserve_pages_charge(node.real, charge))
+
+    @rule(n=st.integers(0, NODES - 1), nbytes=BYTES, overcommit=st.booleans())
     def kmalloc_charge(self, n, nbytes, overcommit):
         node = self.nodes[n]
         rounded = next((1 << bit for bit in range(40) if 1 << bit >= abs(nbytes)), 0) if nbytes else 0
