@@ -2,7 +2,8 @@
 
 Interface
     * ``write_page(task, vpn, data)``, ``read_page(task, vpn)``: what user code does; they fault as often as they must.
-    * ``mm_alloc(task)``, ``do_brk(task, pages)``, ``exit_mmap(task)``; ``handle_mm_fault(mm, vpn, write)``; ``audit(reader)``.
+    * ``mm_alloc(task)``, ``do_brk(task, pages)``, ``exit_mmap(task)``; ``handle_mm_fault(mm, vpn, write)``.
+    * ``audit(reader, file_reader)``, ``check()``: those of memory_audit.py.
     * ``mmap``, ``munmap``, ``msync``: those of mmap.py. Faults on mapped files are in file_fault.py.
 
 Rules of this file
@@ -15,37 +16,31 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from kemu.errors import KernelBug
 from kemu.kernel import costs
 from kemu.kernel.core import Kernel
 from kemu.kernel.task import Task
-from kemu.mm.address_space import AddressSpace
 from kemu.mm.file_fault import FileFault
 from kemu.mm.file_io import FileIo
 from kemu.mm.gfp import _GFP_ZERO, GFP_HIGHUSER_MOVABLE
+from kemu.mm.memory_audit import MemoryAudit
 from kemu.mm.mmap import Mmap
 from kemu.mm.overcommit import Overcommit
-from kemu.mm.page import ZERO_PAGE, Page, PG_active, PG_dirty, PG_lru, PG_swapcache, PG_uptodate, PG_writeback
+from kemu.mm.page import ZERO_PAGE, Page, PG_swapcache, PG_uptodate
 from kemu.mm.pte import PTE_BITS, FilePte, PTE_dirty, PTE_write, PTE_young, SwapPte
 from kemu.mm.readahead import Readahead
 from kemu.mm.rmap import MmStruct, page_add_anon_rmap
 from kemu.mm.shadow import Shadow
-from kemu.mm.swap_info import SwapInfo
 from kemu.mm.swap_state import SwapState
 from kemu.mm.swapfile import Swapfile
-from kemu.mm.swapops import SWP_OFFSET_MASK, SWP_TYPE_SHIFT, swp_entry_t
+from kemu.mm.swapops import swp_entry_t
 from kemu.mm.unuse import Unuse
 from kemu.mm.vm_fault import VM_FAULT_ERROR, VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV
 
 __all__ = ["VM_FAULT_ERROR", "VM_FAULT_MAJOR", "VM_FAULT_OOM", "VM_FAULT_SIGBUS", "VM_FAULT_SIGSEGV", "Memory"]
 
-SlotReader = Callable[[SwapInfo, int], bytes | None]
-FileReader = Callable[[AddressSpace, int], bytes | None]
 
-
-class Memory:
+class Memory(MemoryAudit):
     """The processes' side of a machine's memory.
 
     :param swap_state: where pages come back from.
@@ -263,60 +258,3 @@ class Memory:
             self.swap_state.remove_exclusive_swap_page(page)
             self.filemap.unlock_page(page)
         self.lru.put_page(page)
-
-    # -- looking on --------------------------------------------------------------------------------------------------------------
-
-    def audit(self, reader: SlotReader, file_reader: FileReader | None = None) -> tuple[int, int]:
-        """Compare every page of every process with its shadow; return how many were compared and how many were lost.
-
-        :param reader: (area, slot) -> what the device or the server holds; asked for pages that are in swap and not cached.
-        :param file_reader: (file, page of it) -> what the disk or the server holds; None: files are not compared.
-        """
-
-        def contents(entry: swp_entry_t) -> bytes | None:
-            page: Page | None = self.swap_state.page_tree.lookup(entry)
-            if page is not None and page.flags & (PG_uptodate | PG_writeback | PG_dirty):
-                return page.contents
-            si = self.swapfile.areas[entry >> SWP_TYPE_SHIFT]
-            return None if si is None else reader(si, entry & SWP_OFFSET_MASK)
-
-        compared, lost = self.shadow.audit(self.mms.values(), contents)
-        if file_reader is not None:
-            of_files = self.shadow.audit_files(file_reader)
-            compared, lost = compared + of_files[0], lost + of_files[1]
-        return compared, lost
-
-    def check(self, mms: Iterable[MmStruct] | None = None) -> None:
-        """Assert that page tables, pages and counters agree."""
-        rss = 0
-        for mm in self.mms.values() if mms is None else mms:
-            present = of_files = 0
-            for vpn, pte in mm.ptes.items():
-                if isinstance(pte, SwapPte):
-                    if not self.swapfile.swap_count(pte.entry):
-                        raise KernelBug(f"page {vpn} of {mm!r} is in a free slot {pte.entry:#x}")
-                elif isinstance(pte, FilePte):
-                    of_files += 1
-                    self._check_file_pte(mm, vpn, pte)
-                else:
-                    present += 1
-                    self._check_anon_page(mm, vpn, pte)
-            if present != mm.anon_rss or of_files != mm.file_rss:
-                raise KernelBug(f"{present} pages of {mm!r} are present, and {of_files} of files")
-            rss += present
-        if mms is None and rss != self.vmstat.nr_anon_pages:
-            raise KernelBug(f"{rss} anonymous pages are mapped, but vmstat counts {self.vmstat.nr_anon_pages}")
-
-    def _check_anon_page(self, mm: MmStruct, vpn: int, page: Page) -> None:
-        if page.mapcount != 1 or page.mapping is not mm.anon_vma or page.word_d != vpn or page.count < 1:
-            raise KernelBug(f"page {vpn} of {mm!r} does not know that it is mapped there", state=page)
-        if page.flags & PG_active and not page.flags & PG_lru and page.count < 2:
-            raise KernelBug(f"page {vpn} of {mm!r} is active but on no list and nobody has isolated it", state=page)
-
-    def _check_file_pte(self, mm: MmStruct, vpn: int, pte: FilePte) -> None:
-        vma = self.file_fault.find_vma(mm, vpn)
-        page = pte.page
-        if vma is None or page.mapping is not vma.mapping or page.word_d != vma.index_of(vpn) or not page.mapcount:
-            raise KernelBug(f"page {vpn} of {mm!r} maps a page that is not its file's", state=page)
-        if pte.flags & PTE_write and not page.flags & PG_dirty and not self.file_fault.between:
-            raise KernelBug(f"page {vpn} of {mm!r} can be written without anybody noticing", state=page)

@@ -12,7 +12,7 @@ from kemu.kernel.errno import ENOMEM
 from kemu.kernel.task import TIF_MEMDIE
 from kemu.mm.memory import VM_FAULT_OOM, VM_FAULT_SIGSEGV
 from kemu.mm.page import ZERO_PAGE, PG_dirty, PG_swapcache, PG_writeback
-from kemu.mm.pte import FilePte, PTE_dirty, PTE_write, SwapPte
+from kemu.mm.pte import PTE_dirty, PTE_write, SwapPte
 from swap_ground import MIB, page_bytes, swap_ground
 
 
@@ -244,50 +244,6 @@ def test_total_vm_is_heap_and_mapped_files(files):
     files.mm.total_vm = 10
     assert files.mm.brk == 6
     files.mm.total_vm = 8
-
-
-def test_check_sees_a_file_page_that_can_be_written_unnoticed(files):
-    page = files.cached(files.f, 0)
-    files.memory.file_io.fsync(files.f)
-    files.mm.ptes[files.at].flags |= PTE_write
-    with pytest.raises(KernelBug, match="without anybody noticing"):
-        files.memory.check()
-    files.mm.ptes[files.at].flags &= ~PTE_write
-    assert page.mapcount == 1
-
-
-def test_check_sees_an_entry_that_leads_to_another_page(files):
-    files.load(files.at + 1)
-    entry = files.mm.ptes[files.at]
-    entry.page, held = files.cached(files.f, 1), entry.page
-    with pytest.raises(KernelBug, match="not its file's"):
-        files.memory.check()
-    entry.page = held
-
-
-def test_check_sees_a_wrong_count_of_file_pages(files):
-    files.mm.file_rss += 1
-    with pytest.raises(KernelBug, match="and 1 of files"):
-        files.memory.check()
-    files.mm.file_rss -= 1
-
-
-def test_an_entry_without_its_area_is_an_oops_when_the_process_leaves(files):
-    vma = files.mm.vmas.pop()
-    with pytest.raises(KernelBug, match="its area is gone"):
-        files.memory.exit_mmap(files.task)
-    files.mm.vmas.append(vma)
-    files.mm.ptes[files.at] = FilePte(files.cached(files.f, 0), 0)
-
-
-def test_the_audit_compares_files_with_their_disk(files):
-    assert files.memory.audit(lambda _area, _slot: None) == (1, 0)
-    assert files.audit() == (2, 0)  # dirty: the page cache is compared
-    files.memory.file_io.fsync(files.f)
-    assert files.audit() == (2, 0)
-    files.disk.blocks[files.fs.bmap(files.f.f_mapping, 0)] = page_bytes(9, 9)
-    assert files.audit() == (2, 1)
-    assert files.judge.outcome == "data_loss"
 
 
 def test_writing_the_heap_asks_nothing_about_files(files):
