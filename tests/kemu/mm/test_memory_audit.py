@@ -1,4 +1,4 @@
-"""Looking on at the memory of processes (mm/memory_audit.py); test_memory.py and test_shadow.py have what concerns anonymous pages."""
+"""Looking on at the memory of processes (mm/memory_audit.py); what concerns anonymous pages is in test_memory.py."""
 
 from __future__ import annotations
 
