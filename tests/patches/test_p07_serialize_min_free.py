@@ -179,3 +179,17 @@ def test_the_boot_path_takes_no_lock():
             machine.pa.setup_per_zone_pages_min()
         machine.kernel.sched.cpu.preempt_count = 1
         lock.spin_unlock_irqrestore(flags)
+
+
+@pytest.mark.parametrize(("patches", "held"), [("all", (True, 1, True)), ("all,-7", (False, 0, False))])
+def test_a_pass_holds_this_lock_alone_with_interrupts_off(patches, held):
+    """So no order of locks can go wrong: inside it the kernel takes zone->lru_lock, which kemu has not."""
+    with ground(32 * MIB, patches) as machine:
+        lock, cpu = machine.pa.min_free.min_free_lock, machine.kernel.sched.cpu
+        seen = []
+        machine.kernel.sched.preemption_point = lambda _: seen.append(
+            (lock.owner is cpu, cpu.preempt_count, bool(cpu.irq_disabled))
+        )
+        machine.pa.setup_per_zone_pages_min()
+        assert seen == [held] * 3
+        assert lock.owner is None and not cpu.preempt_count and not cpu.irq_disabled
