@@ -5,6 +5,8 @@ import io
 import re
 from pathlib import Path
 
+from kemu_lab.cli import main
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -15,6 +17,15 @@ def test_the_python_example_prints_what_stands_below_it():
         exec(compile(code, "README.md", "exec"), {})
 
     assert out.getvalue() == re.sub("^    ", "", printed, flags=re.MULTILINE)
+
+
+def test_quick_commands_print_what_stands_below_them(capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    commands = re.findall(r"^    \$ kemu (geometry .*)\n((?:    (?!\$).*\n)+)", README, re.MULTILINE)
+    assert len(commands) == 2
+    for words, printed in commands:
+        assert main(words.split()) == 0
+        assert capsys.readouterr().out == re.sub("^    ", "", printed, flags=re.MULTILINE)
 
 
 def test_links_lead_somewhere():
