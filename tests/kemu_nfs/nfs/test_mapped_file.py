@@ -283,3 +283,22 @@ def test_two_processes_with_mapped_files_and_two_that_swap_outlive_the_server():
         ground.check()
         assert machine.swapfile.swapoff(ground.mount.files[0]) == 0
         leave(ground, *files)
+
+
+@pytest.mark.parametrize("patches", ["none", "all,-27", "all,-28", "all,-29", "all,-30", "all,-32", "all,-33", "1-12"])
+@pytest.mark.parametrize("fixes", ["all", "none"])
+def test_ordinary_files_need_no_patch(patches, fixes):
+    with mounted(patches=patches, fixes=fixes) as ground:
+        ground.machine.memory.mm_alloc(ground.sched.current)
+        file = make_file(ground)
+        at = mmap(ground, file)
+        for i in (0, 1, 7):
+            ground.write(at + i, page_bytes(i, 1))
+        ground.sched.current.mm.ptes[at + 7].flags &= ~(1 << 32)
+        ground.push_out(cached(file, 7))
+        ground.machine.memory.file_io.fsync(file)
+        assert ground.read(at + 7) == page_bytes(7, 1)
+        ground.check()
+        leave(ground, file)
+        data = ground.file_bytes("data")
+        assert [data[i * 4096 : (i + 1) * 4096] for i in (0, 1, 7)] == [page_bytes(i, 1) for i in (0, 1, 7)]
