@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 
 from kemu.kernel.errno import EINVAL
 from kemu.mm.slub_cache import KmemCache
-from kemu.mm.slub_debug import SLAB_TRACE
 from kemu.mm.slub_geometry import (
     SLAB_CACHE_DMA,
     SLAB_DEBUG_FREE,
@@ -32,6 +31,7 @@ from kemu.mm.slub_geometry import (
     SLAB_RECLAIM_ACCOUNT,
     SLAB_RED_ZONE,
     SLAB_STORE_USER,
+    SLAB_TRACE,
 )
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from kemu.mm.fault_inject import failslab_point
 from kemu.mm.gfp import _GFP_DMA, PAGE_SHIFT, gfp_t
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
 from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
-from kemu.mm.slub_debug import bad_free
 from kemu.mm.slub_geometry import SLAB_HWCACHE_ALIGN, SLAB_PANIC, SLAB_RECLAIM_ACCOUNT
 from kemu.mm.slub_kmalloc import ZERO_SIZE_PTR, SlubKmalloc
+from kemu.mm.slub_report import bad_free
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel

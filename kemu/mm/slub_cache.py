@@ -23,7 +23,7 @@ from kemu.mm.slub_geometry import SLAB_HWCACHE_ALIGN, SLAB_PANIC, SLAB_RECLAIM_A
 from kemu.mm.slub_poison import make_layout
 
 if TYPE_CHECKING:
-    from kemu.mm.slub_debug import Track
+    from kemu.mm.slub_report import Track
 
 __all__ = [
     "MIN_PARTIAL",

@@ -25,7 +25,6 @@ from kemu.errors import KernelBug, KernelPanic
 from kemu.mm.gfp import _GFP_COMP, _GFP_DMA, _GFP_RECLAIMABLE
 from kemu.mm.slub_cache import KmemCache
 from kemu.mm.slub_check import objects_in_use
-from kemu.mm.slub_debug import SLAB_TRACE
 from kemu.mm.slub_geometry import (
     SLAB_CACHE_DMA,
     SLAB_DEBUG_FREE,
@@ -35,6 +34,7 @@ from kemu.mm.slub_geometry import (
     SLAB_RECLAIM_ACCOUNT,
     SLAB_RED_ZONE,
     SLAB_STORE_USER,
+    SLAB_TRACE,
 )
 from kemu.mm.slub_pages import SlubPages
 

@@ -1,4 +1,4 @@
-"""Debugging of slab objects: what is checked when, and what is said (2.6.23 mm/slub.c: CONFIG_SLUB_DEBUG).
+"""Debugging of slab objects: what is checked when (2.6.23 mm/slub.c: CONFIG_SLUB_DEBUG).
 
 Interface
     * :class:`SlubDebug`, ``slub.debug``: made from the boot word ``slub_debug=FZPUT[,cache...]``: F sanity checks, Z red zones,
@@ -14,42 +14,38 @@ Rules of this file
     * A slab whose objects were all marked used is not checked byte for byte any more.
     * Several cache names are several prefixes (2.6.23 knows one). They are compared with the final name; 2.6.23's kmalloc
       caches of a power of two are all called "kmalloc" when it compares.
-    * Left out: call addresses (the task's name stands for them), the stack dump, sysfs, the list of full slabs (cache.slabs has
-      them).
+    * What a report looks like: slub_report.py. Left out: the list of full slabs (cache.slabs has them).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NoReturn
-
-import attrs
+from typing import TYPE_CHECKING, Final
 
 from kemu.errors import ConfigError, KernelBug
 from kemu.mm.gfp import _GFP_ZERO, gfp_t
-from kemu.mm.page import Page, PG_slab
+from kemu.mm.page import Page
 from kemu.mm.slub_geometry import (
     DEBUG_FLAGS,
     SLAB_DEBUG_FREE,
     SLAB_POISON,
     SLAB_RED_ZONE,
     SLAB_STORE_USER,
+    SLAB_TRACE,
 )
 from kemu.mm.slub_poison import (
-    Fault,
     check_object,
     check_padding,
     get_freepointer,
     init_object,
     make_image,
-    restore,
     set_freepointer,
 )
+from kemu.mm.slub_report import SlubReport, Track, is_object, span
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
     from kemu.mm.slub_cache import KmemCache
 
-SLAB_TRACE: Final = 0x00200000
 DEBUG_DEFAULT_FLAGS: Final = SLAB_DEBUG_FREE | SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER
 _LETTERS: Final = {
     "F": SLAB_DEBUG_FREE,
@@ -58,7 +54,6 @@ _LETTERS: Final = {
     "U": SLAB_STORE_USER,
     "T": SLAB_TRACE,
 }
-_SHOWN: Final = 128  # bytes of an object that a report shows
 
 
 def setup_slub_debug(word: str) -> tuple[int, tuple[str, ...]]:
@@ -80,25 +75,14 @@ def setup_slub_debug(word: str) -> tuple[int, tuple[str, ...]]:
     return flags, tuple(name for name in names.split(",") if name)
 
 
-@attrs.frozen
-class Track:
-    """``struct track``: who did something with an object."""
-
-    comm: str
-    pid: int
-    cpu: int
-    when: int  # jiffies
-
-
-class SlubDebug:
+class SlubDebug(SlubReport):
     """The debugging half of a machine's SLUB.
 
     :param word: the boot word.
     """
 
     def __init__(self, kernel: Kernel, word: str) -> None:
-        self.sched = kernel.sched
-        self.printk = kernel.printk
+        super().__init__(kernel)
         self._flags, self._names = setup_slub_debug(word)
 
     @property
@@ -124,7 +108,7 @@ class SlubDebug:
         """Check the object that is about to leave its slab's freelist, and make it look allocated, with __GFP_ZERO of zeros."""
         error = self._check_slab(cache, page)
         if error is None and address not in (page.word_d or ()):
-            error = self._object_err(cache, page, address, "Object already allocated")
+            error = self.object_err(cache, page, address, "Object already allocated")
         error = error or self._check_object(cache, page, address, active=False)
         if error is not None:
             # as if all its objects were in use: nobody touches the others any more
@@ -146,9 +130,9 @@ class SlubDebug:
         """Check the object that is about to come back, and make it look free."""
         error = self._check_slab(cache, page)
         if error is None and not is_object(cache, page, address):
-            error = self._slab_err(cache, page, f"Invalid object pointer {address:#x}: not the begin of an object")
+            error = self.slab_err(cache, page, f"Invalid object pointer {address:#x}: not the begin of an object")
         if error is None and address in (page.word_d or ()):
-            error = self._object_err(cache, page, address, "Object already free")
+            error = self.object_err(cache, page, address, "Object already free")
         if error is None:
             error = self._check_object(cache, page, address, active=True)
             if error is not None:
@@ -206,10 +190,10 @@ class SlubDebug:
     def _check_slab(self, cache: KmemCache, page: Page) -> KernelBug | None:
         """Check what a slab says of itself, and the padding at its end (``check_slab()``)."""
         if page.mapcount > cache.objects:
-            return self._slab_err(cache, page, f"inuse {page.mapcount} > max {cache.objects}")
+            return self.slab_err(cache, page, f"inuse {page.mapcount} > max {cache.objects}")
         counted = cache.objects - len(page.word_d or ())
         if page.mapcount != counted:
-            error = self._slab_err(cache, page, f"Wrong object count. Counter is {page.mapcount} but counted were {counted}")
+            error = self.slab_err(cache, page, f"Wrong object count. Counter is {page.mapcount} but counted were {counted}")
             page.mapcount = counted
             return error
         image = cache.images.get(page.pfn)
@@ -218,8 +202,8 @@ class SlubDebug:
         fault = check_padding(image, cache.layout, cache.objects)
         if fault is None:
             return None
-        error = self._slab_err(cache, page, f"Padding overwritten. {_span(page, fault)}")
-        self._restore(cache, page, image, fault)
+        error = self.slab_err(cache, page, f"Padding overwritten. {span(page, fault)}")
+        self.restore(cache, page, image, fault)
         return error
 
     def _check_object(self, cache: KmemCache, page: Page, address: int, *, active: bool) -> KernelBug | None:
@@ -230,16 +214,16 @@ class SlubDebug:
         at = address - page.address
         fault = check_object(image, layout, at, active=active)
         if fault is not None:
-            first = f"INFO: {_span(page, fault)}. First byte {fault.found:#x} instead of {fault.expected:#x}"
-            error = self._object_err(cache, page, address, f"{fault.what} overwritten", first)
-            self._restore(cache, page, image, fault)
+            first = f"INFO: {span(page, fault)}. First byte {fault.found:#x} instead of {fault.expected:#x}"
+            error = self.object_err(cache, page, address, f"{fault.what} overwritten", first)
+            self.restore(cache, page, image, fault)
             return error
         if active and not layout.offset:
             return None
         pointer = get_freepointer(image, layout, at)
         if not pointer or is_object(cache, page, page.address & -1 << 8 * layout.word | pointer):
             return None
-        error = self._object_err(cache, page, address, "Freepointer corrupt")
+        error = self.object_err(cache, page, address, "Freepointer corrupt")
         free = page.word_d or []
         below = free.index(address) if address in free else 0
         set_freepointer(image, layout, at, free[below - 1] if below else 0)  # the kernel loses the rest of the list here
@@ -250,45 +234,6 @@ class SlubDebug:
         for address in range(page.address, page.address + cache.objects * cache.size, cache.size):
             error = error or self._check_object(cache, page, address, active=address in in_use)
         return error
-
-    # what is said
-
-    def _restore(self, cache: KmemCache, page: Page, image: bytearray, fault: Fault) -> None:
-        self.printk(f"FIX {cache.name}: Restoring {_span(page, fault)}={fault.expected:#x}", "err")
-        restore(image, fault)
-
-    def _slab_err(self, cache: KmemCache, page: Page, text: str) -> KernelBug:
-        """Report a slab (``slab_err()``)."""
-        return self._bug(cache, page, text, [_page_info(page)])
-
-    def _object_err(self, cache: KmemCache, page: Page, address: int, text: str, *more: str) -> KernelBug:
-        """Report an object: who had it, its slab, its bytes (``object_err()``, ``print_trailer()``)."""
-        return self._bug(cache, page, f"{text}: object {address:#x}", [*more, *self.trailer(cache, page, address)])
-
-    def trailer(self, cache: KmemCache, page: Page, address: int) -> list[str]:
-        """Return the INFO lines of an object (``print_trailer()``)."""
-        lines = []
-        if cache.flags & SLAB_STORE_USER:
-            for what, track in zip(("Allocated", "Freed"), cache.tracks.get(address, ()), strict=False):
-                if track is not None:
-                    age = self.sched.jiffies - track.when
-                    lines.append(f"INFO: {what} in {track.comm} age={age} cpu={track.cpu} pid={track.pid}")
-        image, layout = cache.images.get(page.pfn), cache.layout
-        at = address - page.address
-        pointer = get_freepointer(image, layout, at) if image is not None else 0
-        lines += [_page_info(page), f"INFO: Object {address:#x} @offset={at} fp={pointer:#x}"]
-        if image is not None:
-            lines += _section("Object", address, image[at : at + min(layout.objsize, _SHOWN)])
-            if layout.has_red_zone:
-                lines += _section("Redzone", address + layout.objsize, image[at + layout.objsize : at + layout.inuse])
-            lines += _section("Padding", address + layout.pad, image[at + layout.pad : at + layout.size])
-        return lines
-
-    def _bug(self, cache: KmemCache, page: Page, text: str, lines: list[str]) -> KernelBug:
-        """Print a report, and return the exception that says the same (``slab_bug()``)."""
-        headline = f"BUG {cache.name}: {text}"
-        self.printk("\n".join(["=" * 77, headline, "-" * 77, *lines]), "err")
-        return KernelBug("\n".join([headline, *lines]), page)
 
     def _track(self, cache: KmemCache, address: int, *, freed: bool) -> None:
         """Note who takes or frees an object (``set_track()``)."""
@@ -304,43 +249,6 @@ class SlubDebug:
             self.printk(f"TRACE {cache.name} {what} {address:#x} inuse={page.mapcount} fp={first:#x}")
 
 
-def bad_free(cache: KmemCache, page: Page | None, address: int | None, more: list[str]) -> NoReturn:
-    """Stop at an address that ``cache`` never handed out; the kernel would oops, or damage the page's owner."""
-    shown = "None" if address is None else f"{address:#x}"
-    if page is None:
-        raise KernelBug(f"BUG {cache.name}: {shown} is no address of memory")
-    if not page.flags & PG_slab:
-        raise KernelBug(
-            f"BUG {cache.name}: Attempt to free object({shown}) outside of slab: it lies in a page that is no slab", page
-        )
-    raise KernelBug("\n".join([f"BUG {cache.name}: {shown} belongs to cache {page.private.name}", *more]), page)
-
-
 def has_debugging(flags: int) -> bool:
     """Tell whether a cache with these flags is debugged."""
     return flags & (DEBUG_FLAGS | SLAB_TRACE) != 0
-
-
-def is_object(cache: KmemCache, page: Page, address: int) -> bool:
-    """Tell whether an address is the begin of an object of a slab (``check_valid_pointer()``)."""
-    offset = address - page.address
-    return 0 <= offset < cache.objects * cache.size and offset % cache.size == 0
-
-
-def _span(page: Page, fault: Fault) -> str:
-    return f"{page.address + fault.start:#x}-{page.address + fault.end - 1:#x}"
-
-
-def _page_info(page: Page) -> str:
-    first = page.word_d[-1] if page.word_d else 0
-    return f"INFO: Slab {page.address:#x} used={page.mapcount} fp={first:#x} flags={page.flags:#06x}"
-
-
-def _section(title: str, address: int, data: bytearray) -> list[str]:
-    """Write bytes in rows of 16 (``print_section()``)."""
-    lines = []
-    for row in range(0, len(data), 16):
-        part = data[row : row + 16]
-        text = "".join(chr(byte) if 0x21 <= byte <= 0x7E else "." for byte in part)
-        lines.append(f"{title if row == 0 else '':>8} {address + row:#x}:  {part.hex(' '):<47} {text}")
-    return lines

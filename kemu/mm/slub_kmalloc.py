@@ -21,7 +21,6 @@ from kemu.errors import ConfigError, KernelBug
 from kemu.mm.gfp import _GFP_COMP, _GFP_DMA, _GFP_ZERO, MAX_ORDER, PAGE_SHIFT, PAGE_SIZE, get_order, gfp_t
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab
 from kemu.mm.slub_cache import KmemCache, KmemCacheCpu
-from kemu.mm.slub_debug import is_object
 from kemu.mm.slub_estimate import SlubEstimates
 from kemu.mm.slub_geometry import (
     KMALLOC_MAX_CACHED,
@@ -35,6 +34,7 @@ from kemu.mm.slub_geometry import (
     SLAB_STORE_USER,
     kmalloc_index,
 )
+from kemu.mm.slub_report import is_object
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel

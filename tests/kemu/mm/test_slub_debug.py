@@ -12,8 +12,8 @@ from kemu.mm.geometry_2_6_23 import Geometry2623
 from kemu.mm.geometry_6_1 import Geometry61
 from kemu.mm.geometry_6_18 import Geometry618
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL
-from kemu.mm.slub_debug import DEBUG_DEFAULT_FLAGS, SLAB_TRACE, setup_slub_debug
-from kemu.mm.slub_geometry import SLAB_DEBUG_FREE, SLAB_POISON, SLAB_RED_ZONE, SLAB_STORE_USER
+from kemu.mm.slub_debug import DEBUG_DEFAULT_FLAGS, setup_slub_debug
+from kemu.mm.slub_geometry import SLAB_DEBUG_FREE, SLAB_POISON, SLAB_RED_ZONE, SLAB_STORE_USER, SLAB_TRACE
 from kemu.mm.slub_poison import POISON_END, POISON_FREE, SLUB_RED_ACTIVE, SLUB_RED_INACTIVE
 from slab_ground import slab_ground
 
