@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
 from kemu.kernel.task import PF_KSWAPD
 from kemu.kernel.timer import HZ, NSEC_PER_JIFFY
 from kemu.mm.address_space import AddressSpace, Inode
 from kemu.mm.gfp import GFP_HIGHUSER_MOVABLE, GFP_KERNEL, GFP_NOFS, GFP_NOIO
-from kemu.mm.page import PG_active, PG_lru, PG_referenced
+from kemu.mm.page import ZERO_PAGE, PG_active, PG_lru, PG_referenced
 from kemu.mm.rmap import PTE_young
 from kemu.mm.shrink_list import ScanControl
 from kemu.mm.slow_path import ReclaimState
+from leaks import assert_no_pages
 from swap_ground import MIB, Touch, page_bytes, swap_ground
 
 
@@ -552,3 +555,63 @@ def test_without_swap_mapped_pages_of_files_may_still_leave_the_active_list():
         page.mapcount, page.mapping = 0, None
         ground.pa.put_page(page)
         ground.lru.check()
+
+
+# -- any history
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["write", "read", "direct", "inactive", "active", "kswapd", "wait"]),
+            st.integers(0, 399),
+            st.sampled_from([0, 1, 3, 4, 6]),
+            st.sampled_from([GFP_KERNEL, GFP_NOFS, GFP_NOIO]),
+        ),
+        max_size=30,
+    ),
+    st.sampled_from(["all", "none"]),
+)
+def test_lists_counts_and_contents_survive_any_mix_of_reclaimers(steps, patches):
+    """Blocks of all orders, with page tables, swap cache and writes under way; nothing is lost, nothing leaks."""
+    with swap_ground(mem=4 * MIB, patches=patches, kswapd=False) as ground:
+        area, disk = ground.disk_area(2000)
+        disk.latency_ns = 50_000
+        ground.swapfile.swapon(area)
+        ground.process(400)
+        zone = ground.pa.zones[0]
+        fill(ground, 200, old=False)
+        written = dict.fromkeys(range(200), 0)
+        for generation, (what, number, order, gfp) in enumerate(steps, 1):
+            sc = ScanControl(gfp, order)
+            if what == "write":
+                ground.memory.write_page(ground.task, number, page_bytes(number, generation))
+                written[number] = generation
+            elif what == "read":
+                expected = page_bytes(number, written[number]) if number in written else ZERO_PAGE
+                assert ground.memory.read_page(ground.task, number) == expected
+            elif what == "direct":
+                ground.reclaim.try_to_free_pages(ground.pa.zonelist, order, gfp)
+            elif what == "inactive":
+                ground.reclaim.shrink_inactive_list(number + 1, zone, sc)
+            elif what == "active":
+                ground.reclaim.shrink_active_list(number + 1, zone, sc, number % 13)
+            elif what == "kswapd":
+                ground.task.flags |= PF_KSWAPD
+                ground.reclaim.shrink_zone(number % 13, zone, sc)
+                ground.task.flags &= ~PF_KSWAPD
+            else:
+                ground.sched.usleep(number)
+            ground.check()
+        for vpn, generation in written.items():
+            assert ground.memory.read_page(ground.task, vpn) == page_bytes(vpn, generation)
+        assert ground.vmstat.lost_pages == 0
+        ground.memory.exit_mmap(ground.task)
+        assert ground.swapfile.swapoff(area) == 0
+        ground.filemap.truncate_inode_pages(area.f_mapping)  # the header's page
+        ground.check()
+        ground.nodes.drain()
+        assert ground.slub.objects_in_use(ground.slub.caches["radix_tree_node"]) == 0
+        slabs = sum(len(cache.slabs) << cache.order for cache in ground.slub.caches.values())
+        assert_no_pages(ground.pa, expected=slabs)
