@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from kemu.lib.radix_nodes import MAP_MASK, MAP_SHIFT, MAP_SIZE, Item, RadixNode
+from kemu.errors import KernelBug
+from kemu.lib.radix_nodes import MAP_MASK, MAP_SHIFT, MAP_SIZE, MAX_TAGS, Item, RadixNode
 
 INDEX_BITS = 64
 MAX_INDEX = (1 << INDEX_BITS) - 1
@@ -19,6 +20,12 @@ MAX_INDEX = (1 << INDEX_BITS) - 1
 def maxindex(height: int) -> int:
     """Return the largest key of a tree of this height (``radix_tree_maxindex()``)."""
     return min((1 << height * MAP_SHIFT) - 1, MAX_INDEX)
+
+
+def check_tag(tag: int) -> None:
+    """Stop at a tag that trees do not have."""
+    if not 0 <= tag < MAX_TAGS:
+        raise KernelBug(f"radix tree: there is no tag {tag}: they go from 0 to {MAX_TAGS - 1}")
 
 
 class RadixReader:
@@ -76,6 +83,7 @@ class RadixReader:
 
     def tag_get(self, index: int, tag: int) -> bool:
         """Tell whether an item is there and tagged (``radix_tree_tag_get()``)."""
+        check_tag(tag)
         path = self._path(index)
         if path is None:
             return False
@@ -86,6 +94,7 @@ class RadixReader:
 
     def tagged(self, tag: int) -> bool:
         """Tell whether any item is tagged (``radix_tree_tagged()``)."""
+        check_tag(tag)
         return self.tags[tag]
 
     # many items
@@ -104,6 +113,10 @@ class RadixReader:
 
     def items(self, first_index: int = 0, tag: int | None = None) -> Iterator[tuple[int, Item]]:
         """Give keys and items from a key on; the tree must not change meanwhile."""
+        if tag is not None:
+            check_tag(tag)
+        if first_index < 0:
+            raise KernelBug(f"radix tree: {first_index} is no unsigned long")
         height = self.height
         if not height:
             if self.rnode is not None and first_index == 0 and (tag is None or self.tags[tag]):

@@ -20,7 +20,7 @@ from kemu.errors import KernelBug
 from kemu.kernel.errno import EEXIST, ENOMEM
 from kemu.lib.radix_check import check_tree
 from kemu.lib.radix_nodes import MAP_MASK, MAP_SHIFT, MAX_TAGS, NODE_SIZE, Item, RadixNode, RadixNodes, gfp_t
-from kemu.lib.radix_read import MAX_INDEX, RadixReader, maxindex
+from kemu.lib.radix_read import MAX_INDEX, RadixReader, check_tag, maxindex
 
 __all__ = [
     "MAX_INDEX",
@@ -73,6 +73,8 @@ class RadixTree(RadixReader):
 
     def insert(self, index: int, item: object) -> int:
         """Put an item at a free key: 0, -EEXIST or -ENOMEM (``radix_tree_insert()``)."""
+        if not 0 <= index <= MAX_INDEX:
+            raise KernelBug(f"radix_tree_insert: {index:#x} is no unsigned long")
         spare: list[RadixNode] = []
         while True:
             missing = self._missing_nodes(index)
@@ -221,6 +223,7 @@ class RadixTree(RadixReader):
 
     def tag_set(self, index: int, tag: int) -> Item:
         """Tag an item, which must be there, and return it (``radix_tree_tag_set()``)."""
+        check_tag(tag)
         path = self._path(index)
         if path is None or self.lookup(index) is None:
             raise KernelBug(f"radix_tree_tag_set: nothing is at {index:#x}")
@@ -231,6 +234,7 @@ class RadixTree(RadixReader):
 
     def tag_clear(self, index: int, tag: int) -> Item:
         """Clear the tag of an item; return the item, or None (``radix_tree_tag_clear()``)."""
+        check_tag(tag)
         path = self._path(index)
         if path is None:
             return None

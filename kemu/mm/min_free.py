@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kemu.errors import KernelBug
 from kemu.kernel.spinlock import Spinlock
 from kemu.kernel.sysctl import minmax_conv
 from kemu.mm.gfp import PAGE_SHIFT
@@ -136,6 +137,8 @@ class MinFree:
 
     def nr_free_buffer_pages(self, nid: int = 0) -> int:
         """Return the pages above pages_high of the zones that GFP_USER may have on a node (nr_free_zone_pages)."""
+        if not 0 <= nid < len(self.nodes):
+            raise KernelBug(f"NODE_DATA({nid}): there are {len(self.nodes)} nodes")
         return sum(max(0, zone.present_pages - zone.pages_high) for zone in self.nodes[nid].zonelists[0])
 
     def _get_min_free_kbytes(self) -> int:

@@ -248,6 +248,8 @@ class PageLists:
 
     def drain_pages(self, cpu_id: int) -> None:
         """Give all pages of one CPU's lists back to the buddy lists (drain_pages)."""
+        if not 0 <= cpu_id < len(self.kernel.cpus):
+            raise KernelBug(f"drain_pages({cpu_id}): there are {len(self.kernel.cpus)} CPUs")
         for zone in self.zones:
             for pcp in (zone.hot[cpu_id], zone.cold[cpu_id]):
                 self._free_pages_bulk(zone, pcp, len(pcp.pages))

@@ -254,6 +254,8 @@ class SlubPages:
 
     def flush_cpu_slab(self, cache: KmemCache, cpu: int) -> None:
         """Make a CPU give up its slab (``__flush_cpu_slab()``); its reserve tag stays as it is."""
+        if not 0 <= cpu < len(cache.cpu_slab):
+            raise KernelBug(f"slub {cache.name}: flush of CPU {cpu}: there are {len(cache.cpu_slab)}", cache)
         c = cache.cpu_slab[cpu]
         if c.page is not None:
             self._deactivate_slab(cache, c)
