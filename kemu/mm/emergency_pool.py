@@ -48,7 +48,7 @@ class EmergencyPool:
             raise KernelBug(f"emergency pool of {self.min_free.var_free_kbytes} kB is reduced by {-pages} pages")
         self._adjust(pages)
         ret = 0
-        if pages > 0 and not self._test_reserve_limits():
+        if pages > 0 and not self._probe(pages):
             self._adjust(-pages)
             ret = -ENOMEM
         else:
@@ -60,6 +60,15 @@ class EmergencyPool:
         """Change the size and all marks (__adjust_memalloc_reserve)."""
         self.min_free.var_free_kbytes += pages * (PAGE_SIZE >> 10)
         self.min_free.setup_per_zone_pages_min()
+
+    def _probe(self, pages: int) -> bool:
+        """Test the limits; a probe that ends in a panic leaves no trace of the ``pages`` and of the mutex."""
+        try:
+            return self._test_reserve_limits()
+        except KernelBug:
+            self._adjust(-pages)
+            self.var_free_mutex.mutex_unlock()
+            raise
 
     def _test_reserve_limits(self) -> bool:
         """Let kswapd free what the new marks ask for, and see whether a page per node can still be had (test_reserve_limits)."""

@@ -82,6 +82,12 @@ class Reserves:
         if self.fixed.b11:  # [b11]
             if new_child.parent is not None:
                 return -EEXIST
+        above: MemReserve | None = node
+        while above is not None:
+            if above is new_child:
+                self._mutex.mutex_unlock()
+                raise KernelBug(f"mem_reserve_connect: {new_child.name!r} below itself: the way up would never end", node)
+            above = above.parent
         link(new_child, node)
         error = self._add(node, new_child.pages, new_child.limit)
         if error:
