@@ -27,12 +27,13 @@ from kemu.errors import ConfigError
 from kemu.fixes import FixSet
 from kemu.fs.fs_writeback import FsWriteback
 from kemu.fs.proc import Proc
-from kemu.kernel.core import Kernel
+from kemu.kernel.core import MAX_CPUS, Kernel
 from kemu.kernel.world import World
 from kemu.lib.radix_nodes import NODE_SIZE, RadixNodes, radix_tree_node_ctor
 from kemu.mm.backing_dev import BackingDev, Congestion
 from kemu.mm.dirty_balance import DirtyBalance
 from kemu.mm.filemap import Filemap
+from kemu.mm.gfp import PAGE_SHIFT
 from kemu.mm.lru import Lru
 from kemu.mm.memory import Memory
 from kemu.mm.memory_hotplug import MemoryHotplug
@@ -58,7 +59,15 @@ T = TypeVar("T")
 
 MIN_MEM = 1 << 20
 MAX_MEM = 1 << 40
-MAX_CPUS = 64
+
+_KINDS: dict[str, type[Any]] = {
+    **dict.fromkeys(("name", "arch", "slub_debug", "geometry"), str),
+    **dict.fromkeys(("mem", "cpus", "seed", "nodes", "constant_pages"), int),
+    **dict.fromkeys(("slub_merge", "selinux"), bool),
+    "patches": PatchSet,
+    "fixes": FixSet,
+    "overrides": Mapping,
+}
 
 
 def _patches(value: PatchSet | str) -> PatchSet:
@@ -104,6 +113,10 @@ class MachineConfig:
 
     def __attrs_post_init__(self) -> None:
         """Refuse what no machine could be: one sentence."""
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+                raise ConfigError(f"{name} {value!r} cannot be used; it is of type {kind.__name__}")
         if not MIN_MEM <= self.mem <= MAX_MEM or self.mem % 4096:
             raise ConfigError(f"mem {self.mem} cannot be used; it is a multiple of 4096 from {MIN_MEM} to {MAX_MEM} bytes")
         if not 1 <= self.cpus <= MAX_CPUS:
@@ -111,6 +124,10 @@ class MachineConfig:
         if not 1 <= self.nodes <= MAX_NUMNODES or self.mem // self.nodes < MIN_MEM:
             raise ConfigError(
                 f"nodes {self.nodes} cannot be used; it goes from 1 to {MAX_NUMNODES}, with at least {MIN_MEM} bytes of mem each"
+            )
+        if not 0 <= self.constant_pages <= self.mem >> PAGE_SHIFT:
+            raise ConfigError(
+                f"constant_pages {self.constant_pages} cannot be used; it goes from 0 to all {self.mem >> PAGE_SHIFT}"
             )
         setup_slub_debug(self.slub_debug)
         check_policy(self.geometry)
