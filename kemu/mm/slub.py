@@ -26,7 +26,7 @@ from kemu.mm import slub_check
 from kemu.mm.fault_inject import failslab_point
 from kemu.mm.gfp import _GFP_DMA, PAGE_SHIFT, gfp_t
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
-from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
+from kemu.mm.slub_cache import NO_PFN, KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
 from kemu.mm.slub_geometry import SLAB_HWCACHE_ALIGN, SLAB_PANIC, SLAB_RECLAIM_ACCOUNT
 from kemu.mm.slub_kmalloc import ZERO_SIZE_PTR, SlubKmalloc
 from kemu.mm.slub_report import bad_free
@@ -217,7 +217,7 @@ class Slub(SlubKmalloc):
             singly = 1
         if singly:
             address = freelist[-1]
-            c.fast_pfn = -1
+            c.fast_pfn = NO_PFN
             if page.flags & PG_slab_debug:
                 self.debug.alloc_debug_processing(cache, page, address, gfp)
             freelist.pop()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_PARTIAL",
+    "NO_PFN",
     "SLAB_HWCACHE_ALIGN",
     "SLAB_PANIC",
     "SLAB_RECLAIM_ACCOUNT",
@@ -41,6 +42,7 @@ PG_frozen = PG_active  # SLUB's second meaning of the bit
 PG_slab_debug = PG_error
 PG_slab_reserve = 1 << 8  # PG_owner_priv_1; written only where b03a is mended, as 3.6 tags its slab pages
 
+NO_PFN: Final = -(1 << 60)  # the frame of no address; -1 would be that of the bytes just below PAGE_OFFSET
 MIN_PARTIAL: Final = 2  # 2.6.23 and its -mm1; 2.6.24 keeps 5
 DEFRAG_RATIO: Final = 100  # of 1024: how often slabs of other nodes are filled up before a new one is made
 
@@ -50,7 +52,8 @@ class KmemCacheCpu:
 
     :ivar freelist: free objects of ``page`` that this CPU took for itself; the last one goes first.
     :ivar page: the cpu slab.
-    :ivar fast_pfn: the frame of ``page`` while freed objects of it may go to ``freelist``; -1 after one was handed out singly.
+    :ivar fast_pfn: the frame of ``page`` while freed objects of it may go to ``freelist``; NO_PFN after one was handed out
+        singly.
     :ivar node: the node of ``page``, -1 after an object was handed out singly; it stays when the slab goes.
     :ivar reserve: the newest page that was asked for came from below the watermarks (patch 03).
     """
@@ -60,7 +63,7 @@ class KmemCacheCpu:
     def __init__(self) -> None:
         self.freelist: list[int] = []
         self.page: Page | None = None
-        self.fast_pfn = -1
+        self.fast_pfn = NO_PFN
         self.node = 0
         self.reserve = 0  # [p03] added
 

@@ -33,7 +33,7 @@ from kemu.mm.gfp import (
 )
 from kemu.mm.mempolicy import MPOL_INTERLEAVE, Mempolicy
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
-from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
+from kemu.mm.slub_cache import NO_PFN, KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
 from kemu.mm.slub_debug import SlubDebug, has_debugging
 from kemu.mm.slub_geometry import SLAB_RECLAIM_ACCOUNT
 
@@ -228,7 +228,7 @@ class SlubPages:
         assert page is not None
         self._return_freelist(c, page)
         c.page = None
-        c.fast_pfn = -1
+        c.fast_pfn = NO_PFN
         page.flags &= ~PG_frozen
         partial = cache.partials[page.zone.node]
         if page.mapcount:

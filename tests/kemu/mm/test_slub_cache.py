@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from kemu.mm.page import PG_active, PG_slab
-from kemu.mm.slub_cache import KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
+from kemu.mm.slub_cache import NO_PFN, KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
 
 
 def test_a_cpu_begins_with_nothing_and_takes_no_frees():
     c = KmemCacheCpu()
-    assert (c.freelist, c.page, c.fast_pfn, c.reserve) == ([], None, -1, 0)
+    assert (c.freelist, c.page, c.fast_pfn, c.reserve) == ([], None, NO_PFN, 0)
 
 
 def test_every_cpu_has_a_part_of_its_own():
