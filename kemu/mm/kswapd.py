@@ -108,7 +108,7 @@ class Kswapd:
     def _balance_once(self, order: int) -> tuple[int, bool]:
         """Go down the priorities once, or until a cluster of pages went."""
         zones = [zone for zone in self.node.zones if zone.present_pages]
-        sc = ScanControl(GFP_KERNEL, order, swappiness=self.reclaim.swappiness)
+        sc = ScanControl(GFP_KERNEL, order, may_writepage=not self.reclaim.laptop_mode, swappiness=self.reclaim.swappiness)
         self.vmstat.pageoutrun += 1
         self.sched.spend(costs.SCAN_PAGE)
         for zone in zones:
@@ -126,9 +126,15 @@ class Kswapd:
                     continue
                 if not zone.zone_watermark_ok(order, zone.pages_high, zones[end_zone].zone_idx, 0):
                     all_zones_ok = False
-                freed, scanned = self._balance_zone(zone, zones[end_zone].zone_idx, priority, lru_pages, sc)
+                freed, nr_slab = self._balance_zone(zone, zones[end_zone].zone_idx, priority, lru_pages, sc)
                 nr_reclaimed += freed
-                total_scanned += scanned
+                total_scanned += sc.nr_scanned
+                if zone.all_unreclaimable:
+                    continue
+                if not nr_slab and zone.pages_scanned >= (len(zone.active) + len(zone.inactive)) * 6:
+                    zone.all_unreclaimable = True
+                if total_scanned > SWAP_CLUSTER_MAX * 2 and total_scanned > nr_reclaimed + nr_reclaimed // 2:
+                    sc.may_writepage = True  # much effort, little gain: write even in laptop mode
             if all_zones_ok:
                 break
             if total_scanned and priority < DEF_PRIORITY - 2:
@@ -150,7 +156,7 @@ class Kswapd:
         return -1
 
     def _balance_zone(self, zone: Zone, end_zone: int, priority: int, lru_pages: int, sc: ScanControl) -> tuple[int, int]:
-        """Scan one zone, unless far too much of it is free; return pages freed and pages scanned."""
+        """Scan one zone, unless far too much of it is free; return pages freed and slab objects freed."""
         reclaim = self.reclaim
         zone.temp_priority = priority
         sc.nr_scanned = 0
@@ -164,6 +170,4 @@ class Kswapd:
         nr_slab = reclaim.shrink_slab(sc.nr_scanned, GFP_KERNEL, lru_pages)
         if state is not None:
             nr_reclaimed += state.reclaimed_slab
-        if not zone.all_unreclaimable and not nr_slab and zone.pages_scanned >= (len(zone.active) + len(zone.inactive)) * 6:
-            zone.all_unreclaimable = True
-        return nr_reclaimed, sc.nr_scanned
+        return nr_reclaimed, nr_slab

@@ -82,12 +82,6 @@ class Reserves:
         if self.fixed.b11:  # [b11]
             if new_child.parent is not None:
                 return -EEXIST
-        above: MemReserve | None = node
-        while above is not None:
-            if above is new_child:
-                self._mutex.mutex_unlock()
-                raise KernelBug(f"mem_reserve_connect: {new_child.name!r} below itself: the way up would never end", node)
-            above = above.parent
         link(new_child, node)
         error = self._add(node, new_child.pages, new_child.limit)
         if error:
@@ -223,7 +217,7 @@ def _no_ring(new_child: MemReserve, node: MemReserve) -> None:
     above: MemReserve | None = node
     while above is not None:
         if above is new_child:
-            raise KernelBug(f"mem_reserve_connect() of {new_child.name!r} below {node.name!r} makes a ring", node)
+            raise KernelBug(f"mem_reserve_connect: {new_child.name!r} below itself: a ring, whose way up would never end", node)
         above = above.parent
 
 

@@ -9,8 +9,8 @@ Rules of this file
       One cluster of a list is scan_lists.py's matter, one page shrink_list.py's.
     * Direct reclaim succeeds when 32 pages went in all, or when kswapd has not given up all zones yet. Only kswapd gives up a zone
       (kswapd.py); so as long as kswapd sleeps in the throttle, nobody is killed for memory.
-    * Left out: zone_reclaim (off where nodes are less than RECLAIM_DISTANCE apart), shrink_all_memory (suspend), laptop mode,
-      memory controllers. The swap token too: a process that has it and is in a fault just then is taken for one that uses all its
+    * Left out: zone_reclaim (off where nodes are less than RECLAIM_DISTANCE apart), shrink_all_memory (suspend), memory
+      controllers. The swap token too: a process that has it and is in a fault just then is taken for one that uses all its
       pages, until somebody scans at priority 0. It moves when pages go, not whether they go, and the series does not touch it.
 """
 
@@ -44,6 +44,7 @@ class Reclaim(ScanLists):
 
     :param swap_state: where anonymous pages go.
     :ivar oom: handed over by the OOM killer; None: nobody is killed, the allocation is tried again.
+    :ivar laptop_mode: vm.laptop_mode: write nothing until much was scanned, then everything, so that a disk can sleep.
     :ivar kswapds: the daemons, one per node; :meth:`start` starts them.
     :ivar kswapd: the first node's.
     """
@@ -59,10 +60,12 @@ class Reclaim(ScanLists):
         self.kswapds = [Kswapd(kernel, self, node) for node in self.page_alloc.nodes]
         self.kswapd = self.kswapds[0]
         self.oom: OomKiller | None = None
+        self.laptop_mode = 0
         self.wakeup_pdflush: Callable[[int], None] | None = None
         self._tp_begin = kernel.trace.point("vmscan:mm_vmscan_direct_reclaim_begin", ("order", "may_writepage", "gfp_flags"))
         self._tp_end = kernel.trace.point("vmscan:mm_vmscan_direct_reclaim_end", ("nr_reclaimed",))
         kernel.sysctl.register("vm.swappiness", lambda: self.swappiness, self._set_swappiness, conv=minmax_conv(0, 100))
+        kernel.sysctl.register("vm.laptop_mode", lambda: self.laptop_mode, self._set_laptop_mode)
         self.page_alloc.reclaim = self
 
     def start(self) -> None:
@@ -73,11 +76,14 @@ class Reclaim(ScanLists):
     def _set_swappiness(self, value: int) -> None:
         self.swappiness = value
 
+    def _set_laptop_mode(self, value: int) -> None:
+        self.laptop_mode = value
+
     # -- what the page allocator calls --------------------------------------------------------------------------------------------
 
     def try_to_free_pages(self, zones: Sequence[Zone], order: int, gfp: gfp_t) -> int:
         """Reclaim on behalf of the caller, who is PF_MEMALLOC now; 1 for progress, 0 for none (try_to_free_pages())."""
-        sc = ScanControl(gfp, order, swappiness=self.swappiness)
+        sc = ScanControl(gfp, order, may_writepage=not self.laptop_mode, swappiness=self.swappiness)
         if self._tp_begin.enabled:
             self._tp_begin(order, int(sc.may_writepage), gfp)
         zones = [zone for zone in zones if cpuset_zone_allowed_hardwall(self.sched, zone.node, GFP_KERNEL)]
@@ -97,8 +103,10 @@ class Reclaim(ScanLists):
             if nr_reclaimed >= SWAP_CLUSTER_MAX:
                 progress = 1
                 break
-            if total_scanned > SWAP_CLUSTER_MAX + SWAP_CLUSTER_MAX // 2 and self.wakeup_pdflush is not None:
-                self.wakeup_pdflush(total_scanned)
+            if total_scanned > SWAP_CLUSTER_MAX + SWAP_CLUSTER_MAX // 2:
+                if self.wakeup_pdflush is not None:
+                    self.wakeup_pdflush(0 if self.laptop_mode else total_scanned)
+                sc.may_writepage = True
             if sc.nr_scanned and priority < DEF_PRIORITY - 2:
                 self.congestion_wait(HZ // 10)
             priority -= 1

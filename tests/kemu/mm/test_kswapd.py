@@ -297,3 +297,19 @@ def test_a_lap_that_finds_all_well_lets_zones_start_anew(scripted):
         zone.prev_priority = 3
     assert scripted.lap() == (0, True)
     assert [zone.prev_priority for zone in scripted.zones] == [12, 12]
+
+
+@pytest.mark.parametrize(("freed", "writes_from"), [(0, 7), (7, None)])
+def test_in_laptop_mode_kswapd_writes_once_it_has_scanned_much_for_little(scripted, monkeypatch, freed, writes_from):
+    """More than 64 pages, and more than one and a half for each that went."""
+    may = []
+
+    def shrink_zone(_priority, _zone, sc):
+        may.append(sc.may_writepage)
+        sc.nr_scanned += 10
+        return freed
+
+    monkeypatch.setattr(scripted.ground.reclaim, "shrink_zone", shrink_zone)
+    assert scripted.ground.kernel.sysctl.write("vm.laptop_mode", "5") == 0
+    scripted.lap()
+    assert may.index(True) == writes_from if writes_from else True not in may

@@ -615,3 +615,28 @@ def test_lists_counts_and_contents_survive_any_mix_of_reclaimers(steps, patches)
         assert ground.slub.objects_in_use(ground.slub.caches["radix_tree_node"]) == 0
         slabs = sum(len(cache.slabs) << cache.order for cache in ground.slub.caches.values())
         assert_no_pages(ground.pa, expected=slabs)
+
+
+# -- laptop mode: a disk that sleeps is woken for everything at once
+
+
+def test_in_laptop_mode_nothing_is_written_until_much_was_scanned(scripted, monkeypatch):
+    may = []
+
+    def shrink_zone(_priority, _zone, sc):
+        may.append(sc.may_writepage)
+        sc.nr_scanned += 16
+        return 0
+
+    monkeypatch.setattr(scripted.ground.reclaim, "shrink_zone", shrink_zone)
+    assert scripted.ground.kernel.sysctl.write("vm.laptop_mode", "5") == 0
+    scripted.reclaim()
+    assert may == [False] * 4 + [True] * 9
+    assert scripted.flushed == [0] * 10, "then everything"
+
+
+def test_otherwise_reclaim_may_write_from_the_beginning(scripted, monkeypatch):
+    may = []
+    monkeypatch.setattr(scripted.ground.reclaim, "shrink_zone", lambda _priority, _zone, sc: may.append(sc.may_writepage) or 32)
+    scripted.reclaim()
+    assert may == [True]
