@@ -64,9 +64,10 @@ class FsWriteback:
         self.balance = balance
         self.shrink_slab: ShrinkSlab | None = None
         self.supers: list[SuperBlock] = []
+        self.dropped = 0  # sysctl_drop_caches: what was asked for last
         self._inode_wait = WaitQueue("I_LOCK")
         kernel.judge.explainers["inode"] = _explain
-        kernel.sysctl.register("vm.drop_caches", lambda: 0, self._drop_caches)
+        kernel.sysctl.register("vm.drop_caches", lambda: self.dropped, self._drop_caches)
 
     def add_super(self, sb: SuperBlock) -> None:
         """Note a mounted file system."""
@@ -229,6 +230,7 @@ class FsWriteback:
 
     def _drop_caches(self, what: int) -> None:
         """Drop clean page cache (1), slab objects (2), or both (3): drop_pagecache(), drop_slab()."""
+        self.dropped = what
         if what & 1:
             for sb in list(self.supers):
                 for inode in list(sb.s_inodes):

@@ -235,3 +235,26 @@ def test_check_sees_a_wrong_counter(ground):
     with pytest.raises(KernelBug, match="vmstat counts"):
         ground.wb.check()
     ground.vmstat.nr_dirty += 1
+
+
+def test_an_inode_whose_pages_were_given_back_goes_behind_the_others(ground):
+    dirty(ground, 0, 1)
+    page = ground.cached(ground.files[0], 0)
+
+    def give_back(mapping, wbc):
+        if mapping is ground.files[0].f_mapping:
+            ground.filemap.clear_page_dirty_for_io(page)
+            ground.filemap.redirty_page_for_writepage(wbc, page)
+        wbc.nr_to_write = 0
+        return 0
+
+    ground.fs.writepages = give_back
+    limit = ground.sched.jiffies
+    wbc = WritebackControl(1, for_kupdate=True, older_than_this=limit)
+    ground.wb.writeback_inodes(wbc)
+    del ground.fs.writepages
+    assert wbc.pages_skipped == 1
+    dirty(ground, 2)
+    assert names(ground, ground.sb.s_io) == [1]
+    assert names(ground, ground.sb.s_dirty) == [0, 2]
+    ground.check()

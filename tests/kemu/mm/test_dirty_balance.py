@@ -203,3 +203,51 @@ def test_reclaim_wakes_pdflush_to_write_so_many_pages(ground):
     ground.world.run(for_ns=SECOND)
     assert ground.vmstat.nr_dirty == 0  # pages are written by the batch of 1024
     assert not ground.cached(file, 0).flags & PG_dirty
+
+
+# -- one look of balance_dirty_pages()
+
+
+def look(ground, *, written=0, pdflush=False):
+    """Let it look at far too many dirty pages; a writer writes so many of what he is asked for. Return naps and pdflush's work."""
+    mapping = ground.file().f_mapping
+    asked = []
+
+    def write(wbc):
+        asked.append((wbc.nr_to_write, wbc.bdi, wbc.range_cyclic))
+        wbc.nr_to_write -= written
+        if len(asked) == 3:
+            ground.vmstat.nr_dirty = 0
+
+    ground.balance.writeback_inodes = write
+    ground.vmstat.nr_dirty = 10_000
+    ground.fs.bdi.pdflush = pdflush
+    handed = []
+    ground.machine.pdflush.pdflush_operation = lambda fn, _arg=0: handed.append(fn) or 0
+    before = ground.machine.congestion.naps
+    ground.balance.balance_dirty_pages(mapping)
+    ground.vmstat.nr_dirty = 0
+    ground.fs.bdi.pdflush = False
+    ground.balance.writeback_inodes = ground.machine.fs_writeback.writeback_inodes
+    return ground.machine.congestion.naps - before, len(handed), asked
+
+
+def test_who_has_written_his_share_may_go_on(ground):
+    chunk = ground.balance.ratelimit_pages * 3 // 2
+    naps, handed, asked = look(ground, written=chunk)
+    assert (naps, handed) == (0, 1)
+    assert asked == [(chunk, ground.fs.bdi, True)]
+    assert ground.balance.dirty_exceeded
+    ground.balance.dirty_exceeded = False
+
+
+def test_who_could_not_write_naps_and_tries_again_until_it_is_enough(ground):
+    naps, handed, asked = look(ground)
+    assert (naps, handed, len(asked)) == (2, 0, 3)
+    assert not ground.balance.dirty_exceeded
+
+
+def test_pdflush_is_not_sent_to_a_queue_it_works_on(ground):
+    chunk = ground.balance.ratelimit_pages * 3 // 2
+    assert look(ground, written=chunk, pdflush=True)[1] == 0
+    ground.balance.dirty_exceeded = False

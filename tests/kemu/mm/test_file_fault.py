@@ -179,9 +179,10 @@ def test_a_store_and_who_cleans_the_page_do_not_miss_each_other(ground):
     ground.load(at)
     page = ground.cached(file, 0)
     ground.filemap.lock_page(page)
-    ground.world.post(ground.sched.now + 1_000_000, lambda _: ground.filemap.unlock_page(page), None)
+    until = ground.sched.now + 1_000_000
+    ground.world.post(until, lambda _: ground.filemap.unlock_page(page), None)
     ground.store(at, page_bytes(0, 1))
-    assert ground.sched.now >= 1_000_000
+    assert ground.sched.now >= until
     assert page.flags & PG_dirty
     assert ground.memory.file_fault.between == 0
     ground.check()
@@ -206,3 +207,21 @@ def test_a_private_copy_outlives_a_truncate(ground):
     ground.store(at + 7, page_bytes(7, 1))
     ground.fs.truncate("f", 0)
     assert ground.load(at + 7) == page_bytes(7, 1)
+
+
+def test_a_file_that_is_cut_while_a_fault_waits_for_its_page_is_sigbus(ground):
+    file = ground.file(pages=8)
+    at = ground.mmap(file)
+    ground.memory.file_io.read(file, 0, PAGE)
+    page = ground.cached(file, 0)
+    ground.filemap.lock_page(page)
+
+    def cut(_):
+        file.inode.size = 0  # its pages go afterwards
+        ground.filemap.unlock_page(page)
+
+    ground.world.post(ground.sched.now + 1_000_000, cut, None)
+    assert ground.load(at) is None
+    assert ground.memory.last_error & VM_FAULT_SIGBUS
+    assert page.mapcount == 0
+    file.inode.size = 8 * PAGE

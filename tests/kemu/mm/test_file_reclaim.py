@@ -276,3 +276,26 @@ def test_processes_that_store_to_more_than_memory_are_served_and_nothing_is_lost
         compared, lost = ground.audit()
         assert compared > 2500
         assert lost == 0
+
+
+# -- for the judge
+
+
+def test_the_judge_knows_which_pages_could_go(ground):
+    may_go = ground.shrink.may_go
+    at = ground.mmap(ground.f)
+    ground.load(at)
+    mapped = ground.cached(ground.f, 0)
+    assert may_go(mapped)
+    mapped.count += 1  # somebody holds it
+    assert not may_go(mapped)
+    mapped.count -= 1
+    page = dirty_page(ground, 1)
+    page.flags |= PG_private
+    page.count += 1
+    assert may_go(page)  # it can be written, and its private data go with that
+    page.flags &= ~PG_dirty
+    assert not may_go(page)
+    page.flags |= PG_dirty
+    page.flags &= ~PG_private
+    page.count -= 1

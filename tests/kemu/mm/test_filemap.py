@@ -309,3 +309,16 @@ def test_taking_the_dirty_bit_takes_the_mark_of_reclaim_too(files):
     assert files.filemap.clear_page_dirty_for_io(page)
     assert not page.flags & (PG_reclaim | PG_dirty)
     files.filemap.set_page_dirty(page)
+
+
+def test_a_page_that_is_dirty_again_before_its_write_begins_keeps_its_tag(files):
+    page = files.cached(files.f, 0)
+    files.filemap.set_page_dirty(page)
+    files.filemap.lock_page(page)
+    files.filemap.clear_page_dirty_for_io(page)
+    files.filemap.set_page_dirty(page)
+    files.filemap.set_page_writeback(page)
+    assert files.f.f_mapping.page_tree.tag_get(0, TAG_DIRTY)
+    files.filemap.end_page_writeback(page)
+    files.filemap.unlock_page(page)
+    files.check()

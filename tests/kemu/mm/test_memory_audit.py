@@ -62,3 +62,10 @@ def test_the_audit_compares_files_with_their_disk(files):
     files.disk.blocks[files.fs.bmap(files.f.f_mapping, 0)] = page_bytes(9, 9)
     assert files.audit() == (2, 1)
     assert files.judge.outcome == "data_loss"
+
+
+def test_a_page_that_is_wrong_in_the_cache_is_lost_once(files):
+    files.memory.file_io.fsync(files.f)
+    files.cached(files.f, 0).contents = page_bytes(9, 9)
+    assert files.audit() == (2, 1)
+    assert files.vmstat.lost_pages == 1

@@ -107,3 +107,25 @@ def test_a_process_that_leaves_gives_its_promises_back(ground):
     assert ground.oc.vm_committed_space == 58
     ground.memory.exit_mmap(ground.task)
     assert ground.oc.vm_committed_space == 0
+
+
+def test_the_last_three_per_cent_of_what_could_be_had_are_roots_too(ground):
+    ground.machine.swapfile.nr_swap_pages += 6400
+    ground.machine.page_alloc.nr_free_pages = lambda: 0
+    could_be_had = ground.vmstat.nr_file_pages + ground.machine.swapfile.nr_swap_pages + ground.vmstat.nr_slab_reclaimable
+    assert ground.oc.may_commit(could_be_had - 1, admin=True)
+    assert not ground.oc.may_commit(could_be_had - could_be_had // 32, admin=False)
+    assert ground.oc.may_commit(could_be_had - could_be_had // 32 - 1, admin=False)
+    del ground.machine.page_alloc.nr_free_pages
+    ground.machine.swapfile.nr_swap_pages -= 6400
+
+
+def test_mode_2_leaves_three_per_cent_of_a_process_to_the_others(ground):
+    ground.oc.overcommit_memory = OVERCOMMIT_NEVER
+    ground.machine.swapfile.total_swap_pages += 10_000
+    limit = ground.oc.commit_limit()
+    assert ground.memory.do_brk(ground.task, 6400) == 0
+    left = limit - 6400 - 6400 // 32
+    assert ground.memory.do_brk(ground.task, left) == -ENOMEM
+    assert ground.memory.do_brk(ground.task, left - 1) == 0
+    ground.machine.swapfile.total_swap_pages -= 10_000

@@ -98,3 +98,11 @@ def test_a_wake_up_without_work_is_ignored(ground):
     ground.sched.wake_up_process(ground.pdflush.idle[0].who)
     ground.world.run(for_ns=1_000_000)
     assert len(ground.pdflush.idle) == 2
+
+
+def test_short_work_starts_no_thread(ground):
+    ground.world.run(for_ns=5 * SECOND)
+    for _ in range(2):
+        ground.pdflush.pdflush_operation(busy_for(ground, HZ // 10))
+    ground.world.run(for_ns=SECOND)
+    assert ground.pdflush.nr_threads == 2
