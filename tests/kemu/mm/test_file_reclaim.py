@@ -252,8 +252,9 @@ def test_reading_a_file_larger_than_memory_reclaims_its_own_pages():
         ground.check()
 
 
-def test_processes_that_store_to_more_than_memory_are_served_and_nothing_is_lost():
-    with file_ground(mem=12 * MIB, disk_pages=8192) as ground:
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_processes_that_store_to_more_than_memory_are_served_and_nothing_is_lost(cpus):
+    with file_ground(mem=12 * MIB, disk_pages=8192, cpus=cpus) as ground:
         file = ground.file(pages=3000)
 
         class Stores:
