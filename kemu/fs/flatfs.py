@@ -96,7 +96,7 @@ class FlatFs(FlatFsPages):
         inode = self.files.get(name)
         if inode is None:
             return -ENOENT
-        return File(inode, inode.i_mapping, f_op=self)
+        return File(inode, inode.i_mapping, f_op=self, f_path=f"/{name}")
 
     def close(self, file: File) -> None:
         """Close an opening; what is dirty stays so."""

@@ -115,6 +115,7 @@ def test_a_page_behind_the_end_is_not_written(ground):
 def test_swap_lies_on_a_file_through_its_block_map(ground):
     file = ground.fs.make_swapfile("swap", 200)
     assert ground.machine.swapfile.swapon(file) == 0
+    assert ground.machine.proc.read("/proc/swaps").splitlines()[1].split()[:2] == ["/swap", "file"]
     area = ground.machine.swapfile.areas[0]
     assert area.pages == 198
     assert [block for _, _, block in area.extents] == [ground.fs.bmap(file.f_mapping, 0)]
