@@ -178,6 +178,22 @@ def test_one_exempt_sharer_saves_the_others_and_the_kernel_spins(ground):
     other.mm = own
 
 
+def test_who_has_no_memory_is_not_killed(ground):
+    task = sleeper(ground, 10)
+    own, task.mm = task.mm, None
+    assert not kill(ground, task) and not task.killed
+    task.mm = own
+
+
+def test_init_is_not_killed_even_if_it_asks(ground):
+    """vm.oom_kill_allocating_task, and pid 1 asks."""
+    ground.kernel.sysctl.write("vm.oom_kill_allocating_task", "1")
+    ground.process(10)
+    assert ground.task.pid == 1
+    ground.oom.out_of_memory(ground.pa.zonelist, GFP_KERNEL, 0)
+    assert not ground.task.killed and "tried to kill init!" in said(ground)
+
+
 # capabilities and cpusets
 
 

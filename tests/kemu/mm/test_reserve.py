@@ -59,6 +59,25 @@ def test_check_finds_a_sum_that_is_wrong(sg):
     child.pages = 0
 
 
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        (lambda _net, leaf: setattr(leaf, "usage", -1), "usage -1"),
+        (lambda _net, leaf: setattr(leaf, "parent", leaf), "does not know it"),
+        (lambda net, leaf: setattr(leaf._head, "next", net._siblings), "never ends|in the tree twice|does not know it"),
+    ],
+    ids=["usage", "parent", "lists"],
+)
+def test_check_finds_what_is_wrong_with_a_node(damage, found):
+    with slab_ground() as machine:
+        r = Reserves(machine.kernel, machine.pa, machine.slub)
+        net = r.mem_reserve_init("net", r.root)
+        leaf = r.mem_reserve_init("leaf", net)
+        damage(net, leaf)
+        with pytest.raises(KernelBug, match=found):
+            r.check()
+
+
 class ReserveMachine(RuleBasedStateMachine):
     """A forest of reserves that is connected, sized and charged at random; some growth is refused."""
 

@@ -80,6 +80,18 @@ def test_isolated_pages_are_on_no_list_and_referenced(ground):
     ground.check()
 
 
+def test_a_page_whose_owner_let_go_of_it_meanwhile_comes_free_when_it_is_put_back(ground):
+    page = ground.pa.alloc_page(GFP_KERNEL)
+    ground.lru.lru_cache_add(page)
+    before = ground.vmstat.pgfree
+    taken, _ = ground.reclaim.isolate_lru_pages(ground.zone, False, 1)
+    ground.pa.put_page(page)
+    assert taken == [page] and ground.vmstat.pgfree == before
+    ground.reclaim._put_back(taken)
+    assert ground.vmstat.pgfree == before + 1 and page not in ground.zone.inactive
+    ground.check()
+
+
 def test_try_to_free_pages_frees_a_cluster(ground):
     fill(ground, 300)
     ground.disk.latency_ns = 10
