@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kemu.errors import KernelBug
+from kemu.errors import KemuError, KernelBug
 from kemu.kernel.errno import ENOMEM
 from kemu.kernel.spinlock import Mutex
 from kemu.mm.gfp import GFP_KERNEL, PAGE_SIZE
@@ -62,10 +62,10 @@ class EmergencyPool:
         self.min_free.setup_per_zone_pages_min()
 
     def _probe(self, pages: int) -> bool:
-        """Test the limits; a probe that ends in a panic leaves no trace of the ``pages`` and of the mutex."""
+        """Test the limits; a probe that ends in a panic, or never, leaves no trace of the ``pages`` and of the mutex."""
         try:
             return self._test_reserve_limits()
-        except KernelBug:
+        except KemuError:
             self._adjust(-pages)
             self.var_free_mutex.mutex_unlock()
             raise

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kemu.errors import KernelBug
+from kemu.errors import KemuError, KernelBug
 from kemu.kernel.errno import EEXIST, EINVAL, ENOMEM
 from kemu.kernel.spinlock import Mutex
 from kemu.mm.gfp import GFP_ATOMIC, PAGE_SHIFT
@@ -162,7 +162,7 @@ class Reserves:
                 return -ENOMEM
         try:
             return self.page_alloc.adjust_memalloc_reserve(_c_int(delta))
-        except KernelBug:
+        except KemuError:
             add_pages(node, -pages)
             self._mutex.mutex_unlock()
             raise
