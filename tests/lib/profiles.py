@@ -24,3 +24,8 @@ def register() -> None:
 def machine_settings() -> settings:
     """Return the settings of a state machine in the profile that is loaded."""
     return settings(max_examples=_RUNS.get(settings.default.stateful_step_count, 10), suppress_health_check=_SLOW_STARTS)
+
+
+def bad_input_settings() -> settings:
+    """Return the settings of a property that is asked of very many entries: as many examples as fit into half a second."""
+    return settings(max_examples=30 if settings.default.stateful_step_count < 100 else 500)
