@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from kemu.kernel.errno import EIO, ENOSPC
-from kemu.mm.address_space import AS_EIO, AS_ENOSPC, S_SWAPFILE, AddressSpace, Cred, File, Inode, WritebackControl
+from kemu.mm.address_space import (
+    AS_EIO,
+    AS_ENOSPC,
+    I_DIRTY,
+    LLONG_MAX,
+    S_SWAPFILE,
+    AddressSpace,
+    Cred,
+    File,
+    Inode,
+    SuperBlock,
+    WritebackControl,
+)
 
 
 def test_the_first_address_space_of_an_inode_is_its_own():
@@ -47,3 +59,21 @@ def test_what_an_oops_prints_has_no_address_of_the_emulator():
     inode = Inode(ino=7, i_bdev=object(), private=object())
     file = File(inode, AddressSpace(inode, object(), page_tree=object()), private_data=object())
     assert " at 0x" not in repr(file)
+
+
+def test_a_writer_may_write_everything_unless_it_is_limited():
+    wbc = WritebackControl()
+    assert (wbc.bdi, wbc.older_than_this, wbc.range_start, wbc.range_end) == (None, None, 0, LLONG_MAX)
+    assert not wbc.range_cyclic and not wbc.for_kupdate and not wbc.encountered_congestion
+
+
+def test_a_new_inode_is_clean_and_on_no_list():
+    inode = Inode()
+    assert inode.i_state & I_DIRTY == 0
+    assert inode.i_list is None
+    sb = SuperBlock("test")
+    assert not sb.s_dirty and not sb.s_io and not sb.s_inodes
+
+
+def test_an_opening_has_one_user():
+    assert File(Inode(), AddressSpace(None, None)).f_count == 1

@@ -55,3 +55,9 @@ def test_a_napper_can_be_explained(ground):
 
 def test_its_repr_names_the_device(ground):
     assert repr(BackingDev(ground.congestion, "net")) == "<BackingDev net>"
+
+
+def test_a_device_reads_nothing_ahead_and_nobody_flushes_it_unless_said(ground):
+    bdi = BackingDev(ground.congestion, "net")
+    assert (bdi.ra_pages, bdi.pdflush) == (0, False)
+    assert BackingDev(ground.congestion, "disk", ra_pages=32).ra_pages == 32

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from file_ground import file_ground, page_bytes
 from kemu.kernel.errno import EINVAL, ENODEV, ENOMEM
@@ -205,3 +207,35 @@ def test_a_process_that_leaves_takes_its_entries_with_it(ground):
     assert (ground.vmstat.nr_file_mapped, ground.vmstat.nr_file_pages) == (0, 4)
     assert file.f_count == 1
     ground.check()
+
+
+AREA = st.tuples(st.booleans(), st.integers(0, 24), st.integers(1, 12), st.integers(0, 1), st.integers(0, 5), st.booleans())
+
+
+@given(st.lists(AREA, max_size=25))
+@settings(max_examples=50, deadline=None)
+def test_areas_are_what_a_table_of_pages_would_be(steps):
+    """mmap() over what is there and munmap() of parts, against one entry for each virtual page."""
+    with file_ground(disk_pages=100) as ground:
+        mm = ground.process()
+        files = [ground.file(name, 20, fill=False) for name in ("one", "two")]
+        table = {}
+        for unmap, vpn, pages, which, pgoff, shared in steps:
+            where = range(vpn, vpn + pages)
+            if unmap:
+                assert ground.memory.munmap(ground.task, vpn, pages) == 0
+                for at in where:
+                    table.pop(at, None)
+            else:
+                assert ground.mmap(files[which], pages, pgoff, vpn, shared=shared) == vpn
+                table |= {at: (files[which], pgoff + at - vpn, shared) for at in where}
+                ground.store(vpn, page_bytes(pgoff, pages))
+            found = {at: (vma.file, vma.index_of(at), vma.shared) for vma in mm.vmas for at in range(vma.start, vma.end)}
+            assert found == table
+            assert sum(vma.pages for vma in mm.vmas) == mm.map_pages == len(table)
+            assert [vma.start for vma in mm.vmas] == sorted(vma.start for vma in mm.vmas)
+            assert sum(file.f_count for file in files) == 2 + len(mm.vmas)
+            assert sum(len(file.f_mapping.i_mmap) for file in files) == len(mm.vmas)
+            assert ground.memory.overcommit.vm_committed_space == sum(not shared for _, _, shared in table.values())
+            assert set(mm.ptes) <= set(table)
+            ground.check()
