@@ -21,12 +21,11 @@ from kemu.errors import KernelBug
 from kemu.mm.cpuset import cpuset_zone_allowed_hardwall
 from kemu.mm.geometry_2_6_23 import Geometry2623
 from kemu.mm.gfp import (
-    _GFP_DMA32,
-    _GFP_HIGHMEM,
     _GFP_THISNODE,
     GFP_CONSTRAINT_MASK,
     GFP_RECLAIM_MASK,
     GFP_RECLAIM_MASK_BASE,
+    GFP_SLAB_BUG_MASK,
     GFP_ZONEMASK,
     PAGE_SHIFT,
     gfp_t,
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
     from kemu.mm.geometry import Geometry
     from kemu.mm.page_alloc import PageAllocator
-
-_GFP_SLAB_BUG_MASK = _GFP_DMA32 | _GFP_HIGHMEM  # objects have an address always
 
 
 class SlubPages:
@@ -103,7 +100,7 @@ class SlubPages:
 
     def _new_slab(self, cache: KmemCache, gfp: gfp_t, node: int = -1) -> tuple[Page | None, int]:
         """Get a page and lay out its objects (``new_slab()``); return it and, with patch 03, its reserve tag."""
-        if gfp & _GFP_SLAB_BUG_MASK:
+        if gfp & GFP_SLAB_BUG_MASK:  # objects have an address always
             raise KernelBug(f"slub {cache.name}: BUG_ON(flags & GFP_SLAB_BUG_MASK): {gfp:#x} asks for memory without an address")
         asked = (gfp & self._page_mask) | cache.allocflags
         if node < 0:
