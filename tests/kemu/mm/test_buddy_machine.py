@@ -30,7 +30,7 @@ FLAGS = (
     *(g._GFP_HIGH, g._GFP_IO, g._GFP_FS, g._GFP_COLD, g._GFP_REPEAT, g._GFP_NOFAIL, g._GFP_NORETRY, g._GFP_MEMALLOC),
     *(g._GFP_ZERO, g._GFP_NOMEMALLOC, g._GFP_HARDWALL, g._GFP_DMA, g._GFP_DMA32, g._GFP_HIGHMEM, g.GFP_THISNODE),
 )
-NAMED = (g.GFP_ATOMIC, g.GFP_KERNEL, g.GFP_NOIO, g.GFP_NOWAIT, g.GFP_ATOMIC | g._GFP_MEMALLOC)
+NAMED = (g.GFP_ATOMIC, g.GFP_KERNEL, g.GFP_NOIO, g.GFP_NOWAIT, g.GFP_ATOMIC | g._GFP_MEMALLOC, g.GFP_ATOMIC | g._GFP_NOMEMALLOC)
 
 
 def gfps():
@@ -150,6 +150,17 @@ class BuddyMachine(RuleBasedStateMachine):
     def alloc_many(self, order, gfp, caller, count):
         for _ in range(count):
             self.alloc(order, gfp, caller)
+
+    @rule(gfp=gfps(), caller=callers())
+    def ask_at_the_floor(self, gfp, caller):
+        """Take what atomic requests can have, the largest blocks first; then ask."""
+        for order in range(10, -1, -1):
+            while True:
+                page, mark = self.request(order, g.GFP_ATOMIC | g._GFP_NOWARN, Caller())
+                if page is None:
+                    break
+                self.own(page, order, 0, mark)
+        self.alloc(0, gfp, caller)
 
     @precondition(lambda self: self.blocks)
     @rule(data=st.data(), count=st.sampled_from((1, 1, 1, 8, 30)))
