@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from kemu.errors import KernelBug
+from kemu.errors import ConfigError, KernelBug
 from kemu.kernel import costs
 from kemu.kernel.errno import EIO
 from kemu.kernel.softirq import BLOCK_SOFTIRQ
@@ -217,6 +217,7 @@ class Bios:
 
     def bioset_create(self, pool_size: int, vec_pool_size: int) -> BioSet | None:
         """Make a bio set with its elements; None if there is no memory for them."""
+        self._need_disk()
         sizes = [(self.bio_slab, pool_size), *((slab, vec_pool_size) for slab in self.bvec_slabs)]
         pools: list[Mempool[int]] = []
         for slab, size in sizes:
@@ -230,6 +231,10 @@ class Bios:
         self._sets.append(bio_set)
         return bio_set
 
+    def _need_disk(self) -> None:
+        if not self.disks:
+            raise ConfigError("a machine without a disk has no bios: add_disk() comes first")
+
     def bioset_free(self, bio_set: BioSet) -> None:
         """Give a bio set's elements back; all of its bios must have come home."""
         self._sets.remove(bio_set)
@@ -240,6 +245,7 @@ class Bios:
 
     def bio_alloc(self, gfp: gfp_t, nr_vecs: int) -> Bio | None:
         """Return a bio of fs_bio_set for up to ``nr_vecs`` pages; None only to who cannot wait."""
+        self._need_disk()
         return self.bio_alloc_bioset(gfp, nr_vecs, self.fs_bio_set)
 
     def bio_alloc_bioset(self, gfp: gfp_t, nr_vecs: int, bio_set: BioSet) -> Bio | None:

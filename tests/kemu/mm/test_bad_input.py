@@ -7,6 +7,7 @@ Then check() says so, and a machine with slub_debug=F says so at once.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -297,6 +298,13 @@ def test_a_pool_of_impossible_elements_is_not_made(machine):
     assert mempool_create_page_pool(machine.kernel, "pool", 1, machine.page_alloc, 11) is None
 
 
+def test_a_machine_without_a_disk_has_no_bios(machine):
+    with pytest.raises(ConfigError, match="disk"):
+        machine.bios.bio_alloc(ATOMIC, 1)
+    with pytest.raises(ConfigError, match="disk"):
+        machine.bios.bioset_create(2, 2)
+
+
 # reserves
 
 
@@ -462,6 +470,30 @@ class Some:
         self.tree.insert(70, "item")
         self.disks = 0
 
+    def fail(self, **attr):
+        self.pa.fail_page_alloc = FailPageAlloc(self.m.kernel, **attr)
+        self.pa.alloc_pages(ATOMIC, 1)
+
+    @contextmanager
+    def process(self):
+        """Give the running task memory of its own for a while."""
+        task = self.m.kernel.sched.current
+        self.m.memory.mm_alloc(task)
+        try:
+            yield task
+        finally:
+            self.m.memory.exit_mmap(task)
+
+    def in_process(self, call):
+        with self.process() as task:
+            call(self.m.memory, task)
+
+    def swapon(self, **numbers):
+        disk = self.disk()
+        file = disk.open()
+        if self.m.swapfile.swapon(file, **numbers) == 0:
+            self.m.swapfile.swapoff(file)
+
     def disk(self, **numbers):
         self.disks += 1
         return self.m.add_disk(f"disk-{self.disks}", **({"size": 1 << 20} | numbers))
@@ -540,6 +572,26 @@ ENTRIES = {
     "disk size": lambda s, n: s.disk(size=n),
     "disk latency": lambda s, n: s.disk(latency_ns=n),
     "disk bandwidth": lambda s, n: s.disk(bandwidth=n),
+    "disk fail": lambda s, n: s.disk().fail(n, 8),
+    "disk fail sectors": lambda s, n: s.disk().fail(8, n),
+    "bio_alloc vectors": lambda s, n: s.disk() and s.m.bios.bio_alloc(ATOMIC, n),
+    "bio_alloc gfp": lambda s, n: s.disk() and s.m.bios.bio_alloc(no_wait(n), 1),
+    "swapon pages": lambda s, n: s.swapon(pages=n),
+    "swapon priority": lambda s, n: s.swapon(pages=200, priority=n),
+    "online_pages node": lambda s, n: s.m.memory_hotplug.online_pages(n, 1024, 256),
+    "online_pages start": lambda s, n: s.m.memory_hotplug.online_pages(0, n, 256),
+    "read_page": lambda s, n: s.in_process(lambda memory, task: memory.read_page(task, n)),
+    "write_page": lambda s, n: s.in_process(lambda memory, task: memory.write_page(task, n, bytes(4096))),
+    "do_brk": lambda s, n: s.in_process(lambda memory, task: memory.do_brk(task, n)),
+    "munmap": lambda s, n: s.in_process(lambda memory, task: memory.munmap(task, n, 3)),
+    "munmap pages": lambda s, n: s.in_process(lambda memory, task: memory.munmap(task, 1, n)),
+    "msync": lambda s, n: s.in_process(lambda memory, task: memory.msync(task, n, 3)),
+    "security_vm_enough_memory": lambda s, n: s.m.overcommit.security_vm_enough_memory(n),
+    "fail_page_alloc probability": lambda s, n: s.fail(probability=n),
+    "fail_page_alloc interval": lambda s, n: s.fail(interval=n),
+    "fail_page_alloc times": lambda s, n: s.fail(times=n),
+    "fail_page_alloc space": lambda s, n: s.fail(space=n),
+    "fail_page_alloc min_order": lambda s, n: s.fail(min_order=n),
     "hog": lambda s, n: s.hog(n),
     "release": lambda s, n: s.release(n),
     "get_order": lambda _, n: g.get_order(n),
