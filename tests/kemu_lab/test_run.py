@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import sys
 import threading
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_the_table_names_outcome_reason_chain_and_the_line_that_repeats(capsys):
 
     assert "deadlock: " in text
     assert "1356 pages, 17 % of memory" in text
-    assert "kswapd0:3" in text
+    assert re.search(r"kswapd0:\d+ on client waits for", text)
     assert "repeat: kemu run --seed 1 --patches all,-19 --fixes all" in text
     assert max(map(len, text.splitlines())) <= 90
 
