@@ -35,6 +35,7 @@ class DebugWord:
 
     everywhere: int = 0
     blocks: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    small_only: bool = False  # O: only where debugging makes no slab larger
 
     def flags_of(self, cache: str) -> int:
         """Return the debug flags that a cache of this name gets."""
@@ -71,23 +72,29 @@ def _debug_word(text: str) -> DebugWord:
     """Read blocks of letters and names."""
     everywhere = 0
     blocks: list[tuple[int, tuple[str, ...]]] = []
+    small_only = False
     for block in text.split(";"):
         letters, comma, names = block.partition(",")
-        flags = 0 if letters else DEBUG_FLAGS
-        for letter in letters.lower():
-            flags |= _LETTERS.get(letter, 0)
+        flags = _letter_flags(letters) if letters else DEBUG_FLAGS
+        small_only |= "o" in letters.lower()
         if comma:
             blocks.append((flags, tuple(name.translate(_GLOB_SPECIAL) for name in names.split(",") if name)))
         else:
             everywhere = flags
-    return DebugWord(everywhere, tuple(blocks))
+    return DebugWord(everywhere, tuple(blocks), small_only)
+
+
+def _letter_flags(letters: str) -> int:
+    """Add up letters; a dash takes back what stands before it."""
+    flags = 0
+    for letter in letters.lower():
+        flags = 0 if letter == "-" else flags | _LETTERS.get(letter, 0)
+    return flags
 
 
 def parse_debug_letters(text: str, what: str) -> int:
     """Return the flags of the letters that a person typed."""
-    flags = 0
     for letter in text.lower():
         if letter not in _LETTERS and letter not in _NO_FLAG:
             raise ConfigError(f"{what} {text!r}: {letter!r} is no letter of slub_debug; they are F, Z, P, U, T, A, O and -")
-        flags |= _LETTERS.get(letter, 0)
-    return flags
+    return _letter_flags(text)

@@ -11,9 +11,16 @@ from typing import Any
 import attrs
 
 from kemu.errors import ConfigError, KernelBug
-from kemu.mm.geometry import BootWords, Geometry
+from kemu.mm.geometry import BootWords, Geometry, order_for
 from kemu.mm.policies import make_geometry
-from kemu.mm.slub_geometry import SLAB_DESTROY_BY_RCU, SLAB_HWCACHE_ALIGN, SLAB_KMALLOC
+from kemu.mm.slub_geometry import (
+    SLAB_DESTROY_BY_RCU,
+    SLAB_HWCACHE_ALIGN,
+    SLAB_KMALLOC,
+    SLAB_POISON,
+    SLAB_RED_ZONE,
+    SLAB_STORE_USER,
+)
 from kemu_lab.boot_args import parse_debug_letters
 from kemu_lab.contents import read_input
 from kemu_lab.numbers import whole_number
@@ -107,6 +114,9 @@ def _row(geometry: Geometry, options: GeometryOptions, objsize: int | None, size
     if objsize is not None:
         align = geometry.alignment(flags, whole_number(options.align or "0", "--align", 0, MAX_ALIGN), objsize)
         size = geometry.slab_size(objsize, align, flags, has_ctor=options.ctor)
+        if "o" in (options.slub_debug or "").lower() and geometry.name != "2.6.23" and order_for(size) > order_for(objsize):
+            flags &= ~(SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER)  # kmem_cache_open(): not where it makes slabs larger
+            size = geometry.slab_size(objsize, align, flags, has_ctor=options.ctor)
     try:
         order = geometry.order(size)
     except KernelBug:

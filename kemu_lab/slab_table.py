@@ -19,7 +19,7 @@ from typing import Any, Final
 import attrs
 
 from kemu.errors import ConfigError, KernelBug
-from kemu.mm.geometry import BootWords, Geometry
+from kemu.mm.geometry import BootWords, Geometry, order_for
 from kemu.mm.policies import check_policy, make_geometry, policy_of_release
 from kemu.mm.slub_geometry import SLAB_DESTROY_BY_RCU, SLAB_KMALLOC, SLAB_POISON, SLAB_RED_ZONE, SLAB_STORE_USER
 from kemu_lab.boot_args import BootArgs, parse_boot_args
@@ -173,7 +173,18 @@ def _row_flags(table: SlabTable, name: str, row: dict[str, int]) -> int:
     shown = SLAB_RED_ZONE | SLAB_POISON
     if "red_zone" not in row or asked & shown == flags & shown:
         flags |= asked if "red_zone" not in row else asked & ~(shown | SLAB_STORE_USER)
+    elif not flags & (shown | SLAB_STORE_USER) and _debug_was_dropped(table, row, flags | asked):
+        flags |= asked & ~(shown | SLAB_STORE_USER)
     return flags
+
+
+def _debug_was_dropped(table: SlabTable, row: dict[str, int], flags: int) -> bool:
+    """Tell whether the letter O took from a cache what would have made it larger; F and T stay (kmem_cache_open())."""
+    objsize, align = row.get("object_size"), row.get("align")
+    if not table.args.debug.small_only or not objsize or not align:
+        return False
+    size = table.geometry.slab_size(objsize, align, flags, has_ctor=False)
+    return order_for(size) > order_for(objsize)
 
 
 def _derived_sizes(geometry: Geometry, row: dict[str, int], flags: int) -> list[int]:

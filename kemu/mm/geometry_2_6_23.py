@@ -53,7 +53,10 @@ class Geometry2623(Geometry):
 
     def slab_order(self, size: int, min_objects: int, max_order: int, frac: int) -> int:
         """Return the first order that holds ``min_objects`` and wastes at most 1/``frac``; above ``max_order`` if none does."""
-        start = max(self.min_order, fls(min_objects * size - 1) - PAGE_SHIFT)
+        min_order = self.min_order
+        while min_order > 0 and PAGE_SIZE << min_order >= self.max_objects * size:
+            min_order -= 1  # more than can be counted: go even below slub_min_order
+        start = max(min_order, fls(min_objects * size - 1) - PAGE_SHIFT)
         for order in range(start, max_order + 1):
             slab = PAGE_SIZE << order
             if slab >= min_objects * size and slab % size <= slab // frac:

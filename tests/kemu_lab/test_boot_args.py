@@ -42,6 +42,7 @@ def test_numbers(text, words):
         ("slub_debug=P,dentry;U", "inode", SLAB_STORE_USER),
         ("slub_debug=U;P,kmalloc-*", "kmalloc-64", SLAB_POISON),
         ("slub_debug=P,[a]", "a", 0),
+        ("slub_debug=FZ-P", "dentry", SLAB_POISON),
     ],
 )
 def test_debug_flags(text, cache, flags):

@@ -135,3 +135,11 @@ def test_no_json_raises_anything_but_the_documented_error(data):
 def test_no_bytes_raise_anything_but_the_documented_error(data):
     with pytest.raises(ConfigError):
         read_slab_table(data, "FILE")
+
+
+@pytest.mark.parametrize(("letters", "partial"), [("FZPUO", 0), ("ZPUO", 6), ("FZPU", 6)])
+def test_the_letter_o_takes_metadata_and_leaves_checks(letters, partial):
+    """kmalloc-4k would need two pages: with O it keeps one, and of its debugging F alone."""
+    row = {"object_size": 4096, "slab_size": 4096, "align": 4096, "cpu_partial": partial, "red_zone": 0, "poison": 0}
+    table = {"release": "6.1.0", "present_cpus": 2, "boot_args": f"slub_debug={letters}", "slab": {"kmalloc-4k": row}}
+    assert compare(read_slab_table(json.dumps(table), "table")) == []

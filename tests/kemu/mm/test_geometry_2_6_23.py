@@ -119,3 +119,9 @@ def test_the_order_holds_an_object_and_is_low_where_it_can_be(objsize):
     assert objects >= 1
     assert objects * size <= PAGE_SIZE << order
     assert order <= GEOMETRY.default_max_order
+
+
+def test_a_slab_that_could_not_be_counted_goes_below_slub_min_order():
+    """64 K objects of 8 bytes are one more than page->inuse can count."""
+    geometry = Geometry2623(boot=BootWords(slub_min_order=7))
+    assert (geometry.order(8), geometry.order(16)) == (6, 7)
