@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+_WIDTH: Final = 1000  # no column is cut, however narrow the terminal
 
 
 def print_json(value: object) -> None:
@@ -23,7 +25,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> No
         table.add_column(column, justify="left" if any(isinstance(row[column], str) for row in rows) else "right", no_wrap=True)
     for row in rows:
         table.add_row(*("-" if row[column] is None else _cell(row[column]) for column in columns))
-    console = Console(highlight=False, markup=False, no_color=True, soft_wrap=True)
+    console = Console(width=_WIDTH, highlight=False, markup=False, no_color=True, soft_wrap=True)
     with console.capture() as capture:
         console.print(table, crop=False)
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
