@@ -55,6 +55,7 @@ class MarksTable:
 
     policy: str
     points: list[Point]
+    of_slabs: bool = False  # its marks may be those of boot, when fewer pages were managed than it prints
 
 
 @attrs.frozen
@@ -82,7 +83,8 @@ def read_marks(text: str | bytes, where: str, *, policy: str | None = None) -> M
     points = data if isinstance(data, list) else [data]
     if not points:
         raise ConfigError(f"{where}: this table of watermarks is empty")
-    return MarksTable(check_policy(policy), [_point(each, f"{where}: point {number}") for number, each in enumerate(points, 1)])
+    read = [_point(each, f"{where}: point {number}") for number, each in enumerate(points, 1)]
+    return MarksTable(check_policy(policy), read, isinstance(data, dict) and "slab" in data)
 
 
 def _point(data: Any, where: str) -> Point:

@@ -118,6 +118,8 @@ def _compare(where: str, table: MarksTable, *, as_json: bool) -> int:
     else:
         for difference in differences:
             print(difference)
+        if differences and table.of_slabs:
+            print("a kernel may have computed these at boot, with fewer managed pages than it shows later; judge marks by a sweep")
         verdict = f"{len(differences)} differences" if differences else "all are equal"
         print(f"{where}: policy {table.policy}: {len(table.points)} points, {verdict}")
     return 1 if differences else 0

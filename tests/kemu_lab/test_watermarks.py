@@ -120,3 +120,9 @@ def test_this_machine_can_be_read_or_the_reason_is_said(capsys):
     if status == 2:
         pytest.skip(f"the running kernel cannot be read: {err.strip()}")
     assert out.splitlines()[-1].startswith("this machine: policy")
+
+
+def test_marks_of_boot_are_told_from_those_of_a_sweep(capsys):
+    """6.1 computes marks before initial memory is freed, and its table shows the pages managed after that."""
+    assert main(["watermarks", "--against", str(TRUTH / "slab-m128-c2.json")]) == 1
+    assert "at boot" in capsys.readouterr().out
