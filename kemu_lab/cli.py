@@ -4,6 +4,8 @@ Exit status: 0 the machine lived, 1 it did not, 2 wrong use (one sentence on std
 A closed pipe is quiet.
 """
 
+# ruff: noqa: D301 - "\b" is the character itself: it tells click to keep the lines that follow
+
 from __future__ import annotations
 
 import os
@@ -20,7 +22,7 @@ EX_DIED, EX_USAGE, EX_SOFTWARE, EX_INTERRUPTED = 1, 2, 70, 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(package_name="kemu", message="kemu %(version)s")
 def cli() -> None:
-    r"""Run a Linux kernel of 2007 that swaps over NFS, and see what each of the 33 patches of "Swap over NFS -v14" is for.
+    """Run a Linux kernel of 2007 that swaps over NFS, and see what each of the 33 patches of "Swap over NFS -v14" is for.
 
     \b
     Examples:
@@ -46,7 +48,7 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only, no progress.")
 def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int:
-    r"""Run SCENARIO (default: main) and say whether the machine lived.
+    """Run SCENARIO (default: main) and say whether the machine lived.
 
     A client with little memory mounts an NFS export, swaps to a file on it, and a process uses twice the memory, while other hosts
     send frames that nobody reads.
@@ -91,7 +93,7 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int
 @click.option("--this-machine", is_flag=True, help="Compare with this machine's /sys/kernel/slab.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def geometry(as_json: bool, **options: Any) -> int:
-    r"""Compute order, objects per slab and partial slabs as a kernel's SLUB does, or compare with a real kernel.
+    """Compute order, objects per slab and partial slabs as a kernel's SLUB does, or compare with a real kernel.
 
     \b
     Examples:
@@ -119,7 +121,7 @@ def geometry(as_json: bool, **options: Any) -> int:
 @click.option("--this-machine", is_flag=True, help="Compare with this machine's /proc/zoneinfo.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def watermarks(as_json: bool, **options: Any) -> int:
-    r"""Print min_free_kbytes and every zone's marks and lowmem_reserve, or compare with a real kernel.
+    """Print min_free_kbytes and every zone's marks and lowmem_reserve, or compare with a real kernel.
 
     \b
     Examples:
@@ -137,7 +139,7 @@ def watermarks(as_json: bool, **options: Any) -> int:
 @click.argument("what", metavar="patches|fixes|scenarios")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def list_(what: str, as_json: bool) -> int:
-    r"""List the patches, the fixes of v14's own defects, or the scenarios.
+    """List the patches, the fixes of v14's own defects, or the scenarios.
 
     \b
     Examples:

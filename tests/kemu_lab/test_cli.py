@@ -61,3 +61,11 @@ def test_lists(what, count, capsys):
 def test_help(words, capsys):
     assert main(words.split()) == 0
     assert "kemu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["", "run", "list", "geometry", "watermarks"])
+def test_help_shows_its_examples_one_a_line(command, capsys):
+    main([*command.split(), "--help"])
+    out = capsys.readouterr().out
+    assert "\\b" not in out
+    assert any(line.strip().startswith("kemu ") for line in out.splitlines())
