@@ -32,7 +32,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Run a scenario and say whether the machine lived.")
 @click.argument("scenario", default="main")
 @click.option("--patches", default="all", metavar="SET", help="all, none, series:12, 1-12,19, all,-20, or names.  [all]")
 @click.option("--fixes", default="all", metavar="SET", help="Which of v14's own defects are mended: all, none, or ids.  [all]")
@@ -72,7 +72,7 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int
     return run_command(config, as_json=as_json, quiet=quiet)
 
 
-@cli.command()
+@cli.command(short_help="Slab geometry: computed, or held against a kernel.")
 @click.option(
     "--policy", default=None, metavar="NAME", help="Whose formulas: 2.6.23, 6.1 or 6.18.  [2.6.23, or what the table says]"
 )
@@ -107,7 +107,7 @@ def geometry(as_json: bool, **options: Any) -> int:
     return geometry_command(GeometryOptions(**options), as_json=as_json)
 
 
-@cli.command()
+@cli.command(short_help="Watermarks: computed, or held against a kernel.")
 @click.option(
     "--policy", default=None, metavar="NAME", help="Whose formulas: 2.6.23, 6.1 or 6.18.  [2.6.23, or what the table says]"
 )
@@ -135,7 +135,7 @@ def watermarks(as_json: bool, **options: Any) -> int:
     return watermarks_command(WatermarksOptions(**options), as_json=as_json)
 
 
-@cli.command("list")
+@cli.command("list", short_help="List the patches, the fixes or the scenarios.")
 @click.argument("what", metavar="patches|fixes|scenarios")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 def list_(what: str, as_json: bool) -> int:
