@@ -1,6 +1,7 @@
 """The hub: which CPU goes next, and how far it may run.
 
-:class:`Hub` is the half of :class:`kemu.kernel.world.World` that chooses. It runs on a stack of its own; it alone starts stacks.
+:class:`Hub` is the half of :class:`kemu.kernel.world.World` that chooses. It has a stack of its own, which alone starts stacks and
+which the finished ones and the outside stack hand over to. A task's stack that leaves chooses by itself, in the hub's name.
 
 Rules of this file
     * The CPU with the smallest next action time goes: one with work at its local time, a resting one at its next event's time. Ties
@@ -8,8 +9,8 @@ Rules of this file
     * A CPU may run ahead of the others' next action by ``QUANTUM`` (same machine) or ``lookahead_ns`` (other machines: nothing
       reaches it sooner than a frame travels). What it may reach is its ``horizon``; posting an event elsewhere lowers the horizon
       of who runs.
-    * World events run on the hub's stack when they are the earliest. They must not block and must not call spend(); inside them
-      ``world.now`` is the time.
+    * World events run in the hub's name when they are the earliest, on whatever stack is just left. They must not block and must
+      not call spend(); inside them ``world.now`` is the time.
     * A resting CPU's events run on the stack of its idle task, so that they, too, can be left half-way.
     * There are two choices per frame. What runs once per choice has min() and max() written out as comparisons.
 """
@@ -83,6 +84,7 @@ class Hub(ABC):
         self._deadline = FOREVER
         self._recall = 0
         self._leaving = False
+        self._unstarted: Stack | None = None
 
     @property
     def now(self) -> int:
@@ -167,6 +169,31 @@ class Hub(ABC):
             self.failed(error)
             stack = self.resume_outer(None)
         self.in_hub = False
+        return stack
+
+    def next_stack(self) -> Stack:
+        """Choose on the stack that leaves, which spares the way over the hub's; who was never on goes by there to be started."""
+        stack = self.turn()
+        if not stack.started:
+            self._unstarted = stack
+            return self.hub
+        return stack
+
+    def hub_turn(self) -> Stack:
+        """Choose on the hub's own stack, or start whom the stack that left has chosen."""
+        stack = self._unstarted
+        self._unstarted = None
+        if stack is None:
+            stack = self.turn()
+        if not stack.started:
+            try:
+                self._stacks.append(stack)
+                self.vehicle.start(stack)
+            except TaskKilled:
+                raise
+            except BaseException as error:  # noqa: BLE001  # no thread to be had, or Ctrl-C: the outside stack gets it
+                self.failed(error)
+                stack = self.resume_outer(None)
         return stack
 
     def _choose(self) -> Stack | None:
@@ -262,11 +289,7 @@ class Hub(ABC):
         if not cpu.irq_disabled and cpu.events.first < limit:
             limit = cpu.events.first
         cpu.horizon = limit
-        stack = task.stack
-        if not stack.started:
-            self._stacks.append(stack)
-            self.vehicle.start(stack)
-        return stack
+        return task.stack
 
     def forget(self, stack: Stack) -> None:
         """Drop a finished task's stack."""

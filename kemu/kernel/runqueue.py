@@ -38,7 +38,7 @@ TIMESLICE_NS = 10_000_000
 _AWAKE = (TASK_RUNNING, TASK_DEAD)
 
 
-def _idle_main(ref: weakref.ref[Cpu], vehicle: Vehicle, cell: list[Stack], hub: Stack) -> None:
+def _idle_main(ref: weakref.ref[Cpu], vehicle: Vehicle, cell: list[Stack]) -> None:
     """Serve interrupts and softirqs whenever the hub comes here; the suspended frame holds no strong reference to the machine."""
     me = cell.pop()
     while True:
@@ -49,8 +49,10 @@ def _idle_main(ref: weakref.ref[Cpu], vehicle: Vehicle, cell: list[Stack], hub: 
         if cpu.softirq_pending:
             cpu.kernel.softirq.do_softirq()
         cpu.resting = True
+        to = cpu.kernel.world.next_stack()
         del cpu
-        vehicle.switch(me, hub)
+        if to is not me:
+            vehicle.switch(me, to)
 
 
 class RunQueues(Context, ABC):
@@ -93,8 +95,8 @@ class RunQueues(Context, ABC):
     def new_idle(self, cpu: Cpu) -> Task:
         """Make the idle task of a CPU: its stack serves the interrupts that come while nothing else runs."""
         world = self.world
-        ref, vehicle, hub, cell = weakref.ref(cpu), world.vehicle, world.hub, list[Stack]()
-        stack = vehicle.spawn(lambda: _idle_main(ref, vehicle, cell, hub), hub)
+        ref, vehicle, cell = weakref.ref(cpu), world.vehicle, list[Stack]()
+        stack = vehicle.spawn(lambda: _idle_main(ref, vehicle, cell), world.hub)
         cell.append(stack)
         task = Task(self.kernel, 0, "swapper", cpu, stack, 0, 0, WaitQueue("exit"))
         task.bound = True

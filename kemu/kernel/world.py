@@ -53,7 +53,7 @@ def _hub_main(ref: weakref.ref[World], vehicle: Vehicle, cell: list[Stack]) -> N
         world = ref()
         if world is None:
             return
-        to = world.turn()
+        to = world.hub_turn()
         del world
         try:
             vehicle.switch(hub, to)
@@ -182,8 +182,12 @@ class World(Hub):
             except KeyboardInterrupt:
                 self.interrupted = True
                 raise
-        else:
-            self.vehicle.switch(stack, self.hub)
+            return
+        if stack.dying:
+            raise TaskKilled
+        to = self.next_stack()
+        if to is not stack:
+            self.vehicle.switch(stack, to)
 
     def _leave_outer(self, cpu: Cpu | None) -> None:
         """Park the inits that are not at ``cpu``."""
