@@ -152,6 +152,7 @@ class Slub(SlubKmalloc):
         """
         reserve = 0
         force_new = False
+        node_count = len(cache.partials)
         tag_counts = c.page is not None  # v14 asks for the tag only where there is a cpu slab
         if self.patched.slub_reserve:  # [p03]
             if self.fixed.b03b:  # [b03b]
@@ -162,11 +163,17 @@ class Slub(SlubKmalloc):
 
         while True:
             if not force_new:
-                if c.page is not None:
-                    if c.page.word_d and (node < 0 or c.node == node):
+                page = c.page
+                if page is not None:
+                    if page.word_d and (node < 0 or c.node == node):
                         return self._load_freelist(cache, gfp, c, reserve)
-                    self._deactivate_slab(cache, c)
-                page = self._get_partial(cache, gfp, node)
+                    if page.word_d or c.freelist:
+                        self._deactivate_slab(cache, c)
+                    else:  # it is used up, as nearly always: deactivate_slab() written out
+                        page.flags &= ~PG_frozen
+                        c.page = None
+                        c.fast_pfn = NO_PFN
+                page = self._get_partial(cache, gfp, node) if node_count > 1 else self._get_partial_node(cache, gfp, 0)
                 if page is not None:
                     c.page = page
                     if self.patched.slub_reserve:  # [p03]
@@ -240,31 +247,33 @@ class Slub(SlubKmalloc):
         page = self.mem_map.get((address - PAGE_OFFSET) >> PAGE_SHIFT)
         if page is not None and page.flags & PG_tail == PG_tail:
             page = page.private
-        if page is None or page.private is not cache or not page.flags & PG_slab:
+        if page is None or page.private is not cache or not (flags := page.flags) & PG_slab:
             self._bad_free(cache, page, address)
-        if page.pfn == c.fast_pfn:
+        pfn = page.pfn
+        if pfn == c.fast_pfn:
             c.freelist.append(address)
             return
-        if page.flags & PG_slab_debug:
+        if flags & PG_slab_debug:
             self.debug.free_debug_processing(cache, page, address)
-        if not page.mapcount:
+        used = page.mapcount
+        if not used:
             raise KernelBug(f"slub {cache.name}: object {address:#x} freed, but all of its slab is free", page)
         prior = page.word_d
         if prior:
             prior.append(address)
         else:
             page.word_d = [address]
-        page.mapcount -= 1
-        if page.flags & PG_frozen:
+        page.mapcount = used = used - 1
+        if flags & PG_frozen:
             return
-        if not page.mapcount:
+        if not used:
             if prior:
-                del cache.partials[page.zone.node][page.pfn]
+                del cache.partials[page.zone.node][pfn]
             self._discard_slab(cache, page)
         elif not prior:
             partial = cache.partials[page.zone.node]
-            partial[page.pfn] = page
-            partial.move_to_end(page.pfn, last=False)
+            partial[pfn] = page
+            partial.move_to_end(pfn, last=False)
 
     def _bad_free(self, cache: KmemCache, page: Page | None, address: int) -> NoReturn:
         """Stop at an address that ``cache`` never handed out."""

@@ -156,10 +156,7 @@ class SlubPages:
             self.vmstat.nr_slab_reclaimable += pages
 
     def _get_partial(self, cache: KmemCache, gfp: gfp_t, node: int = -1) -> Page | None:
-        """Take a partial slab and freeze it: of the wanted node, else perhaps of another (``get_partial()``)."""
-        partials = cache.partials
-        if len(partials) == 1:
-            return self._get_partial_node(cache, gfp, 0) if partials[0] else None
+        """Take a partial slab and freeze it: of the wanted node, else perhaps of another (``get_partial()``); there are several."""
         page = self._get_partial_node(cache, gfp, self.page_alloc.numa_node_id() if node < 0 else node)
         if page is not None or gfp & _GFP_THISNODE:
             return page
