@@ -206,7 +206,7 @@ class Hub(ABC):
             if self._until():
                 return self.finish()
         best: Cpu | None = None
-        when = FOREVER
+        when = others = FOREVER
         for cpu in self.cpus:
             time = cpu.now
             if cpu.resting and not cpu.queue:
@@ -214,8 +214,11 @@ class Hub(ABC):
                 if event_time > time:
                     time = event_time
             if time < when:
+                others = when
                 when = time
                 best = cpu
+            elif time < others:
+                others = time
         event_time = self.events.first
         time = event_time
         if when < time:
@@ -240,7 +243,7 @@ class Hub(ABC):
             event.fn(event.arg)
             return None
         assert best is not None
-        return self._run_cpu(best, when)
+        return self._run_cpu(best, when, others)
 
     def _advance(self, time: int) -> None:
         """Set the clocks."""
@@ -248,8 +251,8 @@ class Hub(ABC):
             self.clock = time
         self.hub_clock.now = time
 
-    def _run_cpu(self, cpu: Cpu, when: int) -> Stack:
-        """Let a CPU go on: with what is half-way there, with its next task, or with its events."""
+    def _run_cpu(self, cpu: Cpu, when: int, others: int) -> Stack:
+        """Let a CPU go on: with what is half-way there, with its next task, or with its events; the others act at ``others``."""
         if cpu.resting:
             cpu.resting = False
             cpu.now = when
@@ -267,7 +270,15 @@ class Hub(ABC):
         self._recall = recall
         if cpu.current.stack is self.outer:
             return self.resume_outer(cpu.kernel)
-        return self.switch_in(cpu, self.limit_of(cpu))
+        if len(self.cpus) > len(self.machines):
+            return self.switch_in(cpu, self.limit_of(cpu))
+        # limit_of() where all others are of other machines, and the choice has just seen when they act
+        limit = others + self.lookahead_ns
+        if recall < limit:
+            limit = recall
+        if self.events.first < limit:
+            limit = self.events.first
+        return self.switch_in(cpu, limit)
 
     def _next_task(self, cpu: Cpu) -> None:
         """Take the next task from the run queue (2.6.23 kernel/sched.c: schedule(), context_switch())."""
