@@ -121,3 +121,11 @@ def test_this_machine_agrees_or_says_why_it_cannot_be_read(capsys):
     if status == 2:
         pytest.skip(f"the running kernel cannot be read: {err.strip()}")
     assert "this machine: policy" in out
+
+
+@pytest.mark.parametrize("policy", ["2.6.23", "6.1", "6.18"])
+def test_a_table_of_derived_sizes_fits_an_ordinary_terminal(capsys, policy):
+    status, out, _ = ask(capsys, "--policy", policy, "--object-size", "1000000", "--align", "64", "--rcu")
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert out.splitlines()[1].split()[0] == "object_size"
