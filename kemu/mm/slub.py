@@ -11,8 +11,11 @@ Interface
 Rules
     * The fast path is a pop from, or an append to, the list of objects that the CPU took from its slab as a whole. It tests nothing
       of the patches: a cpu slab from the reserve has an empty list, so each allocation comes to _slab_alloc() and is asked again.
-    * Freeing memory that is none of the cache is a :exc:`KernelBug` at once. A double free, and an address inside an object, damage
-      the free list as they do in the kernel: check() finds that, or the free itself in a cache with a debug flag.
+    * Freeing memory that is none of the cache, an address inside an object, or an object that was freed last, is a
+      :exc:`KernelBug` at once, and changes nothing. (2.6.23 without debugging notices neither of the latter; the last question is
+      that of CONFIG_SLAB_FREELIST_HARDENED in later kernels. A free on the fast path pays two tests.) An object that was freed
+      earlier and once more now damages the free list, as in the kernel: check() finds that, or the free itself if the cache has a
+      debug flag or the object's slab is not the CPU's.
     * Time passes only inside the page allocator, for callers that can wait: so the slow path need not turn interrupts off.
     * Left out: CPU hotplug; contents of objects, and so __GFP_ZERO, but for caches with debugging (slub_debug.py).
 """
@@ -24,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 from kemu.errors import KernelBug
 from kemu.mm import slub_check
 from kemu.mm.fault_inject import failslab_point
-from kemu.mm.gfp import _GFP_DMA, PAGE_SHIFT, gfp_t
+from kemu.mm.gfp import _GFP_DMA, PAGE_SHIFT, PAGE_SIZE, gfp_t
 from kemu.mm.page import PAGE_OFFSET, Page, PG_slab, PG_tail
 from kemu.mm.slub_cache import NO_PFN, KmemCache, KmemCacheCpu, PG_frozen, PG_slab_debug, PG_slab_reserve
 from kemu.mm.slub_geometry import SLAB_HWCACHE_ALIGN, SLAB_PANIC, SLAB_RECLAIM_ACCOUNT
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     from kemu.mm.page_alloc import PageAllocator
 
 __all__ = ["SLAB_HWCACHE_ALIGN", "SLAB_PANIC", "SLAB_RECLAIM_ACCOUNT", "ZERO_SIZE_PTR", "KmemCache", "Slub"]
+
+
+_IN_PAGE = PAGE_SIZE - 1
 
 
 class Slub(SlubKmalloc):
@@ -79,7 +85,10 @@ class Slub(SlubKmalloc):
         """Give an object back to its cache (``slab_free()``)."""
         c = cache.cpu_slab[self.sched.cpu.id]
         if (address - PAGE_OFFSET) >> PAGE_SHIFT == c.fast_pfn:
-            c.freelist.append(address)
+            freelist = c.freelist
+            if (freelist and freelist[-1] == address) or (address & _IN_PAGE) % cache.size:
+                _bad_object(cache, c.page, address)
+            freelist.append(address)
         else:
             self._slab_free(cache, address, c)
         if self._trace_free.enabled:
@@ -108,7 +117,10 @@ class Slub(SlubKmalloc):
         if cache is not None:
             c = cache.cpu_slab[self.sched.cpu.id]
             if pfn == c.fast_pfn:
-                c.freelist.append(address)
+                freelist = c.freelist
+                if (freelist and freelist[-1] == address) or (address & _IN_PAGE) % cache.size:
+                    _bad_object(cache, c.page, address)
+                freelist.append(address)
             else:
                 self._slab_free(cache, address, c)
         elif address != ZERO_SIZE_PTR:
@@ -250,15 +262,18 @@ class Slub(SlubKmalloc):
         if page is None or page.private is not cache or not (flags := page.flags) & PG_slab:
             self._bad_free(cache, page, address)
         pfn = page.pfn
+        if flags & PG_slab_debug:
+            self.debug.free_debug_processing(cache, page, address)
+        prior = page.word_d
+        free = c.freelist if pfn == c.fast_pfn else prior
+        if (free and address in free) or (address - page.address) % cache.size:
+            _bad_object(cache, page, address)
         if pfn == c.fast_pfn:
             c.freelist.append(address)
             return
-        if flags & PG_slab_debug:
-            self.debug.free_debug_processing(cache, page, address)
         used = page.mapcount
         if not used:
             raise KernelBug(f"slub {cache.name}: object {address:#x} freed, but all of its slab is free", page)
-        prior = page.word_d
         if prior:
             prior.append(address)
         else:
@@ -281,3 +296,11 @@ class Slub(SlubKmalloc):
         if page is not None and page.flags & PG_slab_debug:
             more = self.debug.trailer(page.private, page, address)
         bad_free(cache, page, address, more)
+
+
+def _bad_object(cache: KmemCache, page: Page | None, address: int) -> NoReturn:
+    """Stop at an address that is no object in use."""
+    assert page is not None
+    if (address - page.address) % cache.size:
+        raise KernelBug(f"BUG {cache.name}: {address:#x} lies inside an object of slab {page.address:#x}", page)
+    raise KernelBug(f"BUG {cache.name}: object {address:#x} of slab {page.address:#x} is free already", page)

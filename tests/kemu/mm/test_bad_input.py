@@ -1,7 +1,7 @@
 """Bad input: each call does what the kernel does with it, or raises one clear KemuError; check() passes afterwards.
 
-What a kernel without debugging does not notice (a pointer into an object, an object freed twice) corrupts a freelist here too.
-Then check() says so, and a machine with slub_debug=F says so at once.
+One thing that a kernel without debugging does not notice corrupts a freelist here too: an object that is freed, then others, then
+that one once more. Then check() says so, and a machine with slub_debug=F says so at once.
 """
 
 from __future__ import annotations
@@ -223,16 +223,23 @@ def test_a_double_free_is_refused_where_slub_looks(debugged):
 
 
 @pytest.mark.parametrize("wrong", ["twice", "inside"])
-def test_what_the_kernel_does_not_notice_check_finds(wrong):
+def test_an_ordinary_machine_refuses_the_plain_mistakes_too(machine, wrong):
+    address = machine.slub.kmalloc(128, ATOMIC)
+    if wrong == "twice":
+        machine.slub.kfree(address)
+    with pytest.raises(KernelBug, match=rf"kmalloc-128: .*{address:#x}"):
+        machine.slub.kfree(address + 8 * (wrong == "inside"))
+    machine.check()
+    if wrong == "inside":
+        machine.slub.kfree(address)
+
+
+def test_what_the_kernel_does_not_notice_check_finds():
     """And names the cache and the address."""
     with boot() as machine:
-        address = machine.slub.kmalloc(128, ATOMIC)
-        if wrong == "twice":
-            machine.slub.kfree(address)
-            machine.slub.kfree(address)
-        else:
-            address += 8
-            machine.slub.kfree(address)
+        address, other = machine.slub.kmalloc(128, ATOMIC), machine.slub.kmalloc(128, ATOMIC)
+        for each in (address, other, address):
+            machine.slub.kfree(each)
         with pytest.raises(KernelBug, match=rf"kmalloc-128.*{address:#x}"):
             machine.check()
 

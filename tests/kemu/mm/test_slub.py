@@ -313,19 +313,46 @@ def test_pages_that_were_freed_cannot_be_freed_again(sg):
 
 def test_check_finds_a_double_free():
     with slab_ground() as sg:
-        (address,) = alloc(sg, 64, 1)
-        sg.slub.kfree(address)
-        sg.slub.kfree(address)
+        address, other = alloc(sg, 64, 2)
+        for each in (address, other, address):
+            sg.slub.kfree(each)
         with pytest.raises(KernelBug, match=f"{address:#x} was freed twice"):
             sg.slub.check()
 
 
-def test_check_finds_an_address_between_two_objects():
-    with slab_ground() as sg:
-        (address,) = alloc(sg, 64, 1)
-        sg.slub.kfree(address + 8)
-        with pytest.raises(KernelBug, match="no object of it"):
-            sg.slub.check()
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_object_that_was_freed_last_is_not_freed_again(sg, fast):
+    held = alloc(sg, 64, 3 if fast else 3 * (PAGE_SIZE // 64))
+    sg.slub.kfree(held[0])
+    with pytest.raises(KernelBug, match=f"object {held[0]:#x} of slab .* is free already"):
+        sg.slub.kfree(held[0])
+    sg.slub.check()
+    for address in held[1:]:
+        sg.slub.kfree(address)
+
+
+def test_outside_of_the_cpu_slab_every_double_free_is_noticed(sg):
+    held = alloc(sg, 64, 3 * (PAGE_SIZE // 64))
+    for address in held[:3]:
+        sg.slub.kfree(address)
+    with pytest.raises(KernelBug, match="is free already"):
+        sg.slub.kfree(held[1])
+    sg.slub.check()
+    for address in held[3:]:
+        sg.slub.kfree(address)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("inside", [1, 8, 63])
+def test_an_address_inside_an_object_is_not_freed(sg, fast, inside):
+    held = alloc(sg, 64, 3 if fast else 3 * (PAGE_SIZE // 64))
+    with pytest.raises(KernelBug, match="lies inside an object"):
+        sg.slub.kfree(held[1] + inside)
+    with pytest.raises(KernelBug, match="lies inside an object"):
+        sg.slub.kmem_cache_free(sg.slub.kmalloc_caches[6], held[1] + inside)
+    sg.slub.check()
+    for address in held:
+        sg.slub.kfree(address)
 
 
 def test_a_cache_with_debugging_finds_a_double_free_at_once(sg):

@@ -24,9 +24,9 @@ def make_cache(sg, count, flags=0):
 
 
 def test_a_double_free_without_debugging_is_found_by_the_check(sg):
-    cache, (first, _) = make_cache(sg, 2)
-    for _ in range(2):
-        sg.slub.kmem_cache_free(cache, first)
+    cache, (first, second) = make_cache(sg, 2)
+    for address in (first, second, first):
+        sg.slub.kmem_cache_free(cache, address)
     with pytest.raises(KernelBug, match=f"slub victim: slab .*: object {first:#x} was freed twice"):
         check_cache(cache)
 
