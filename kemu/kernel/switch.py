@@ -44,10 +44,11 @@ class Stack:
     :ivar fn: the body, until the stack is started.
     :ivar back: who gets control when the body is over.
     :ivar pending: an exception to raise when this stack is entered next.
-    :ivar handle: the vehicle's own: a greenlet, or a lock that is the baton's slot.
+    :ivar handle: the vehicle's own: a greenlet, or a lock that wakes the thread.
+    :ivar has_baton: of threads: it is this one that may run.
     """
 
-    __slots__ = ("back", "done", "dying", "fn", "handle", "pending", "started", "thread")
+    __slots__ = ("back", "done", "dying", "fn", "handle", "has_baton", "pending", "started", "thread")
 
     def __init__(self, fn: Callable[[], None] | None = None, back: Stack | None = None) -> None:
         self.fn = fn
@@ -57,6 +58,7 @@ class Stack:
         self.done = False
         self.dying = False
         self.handle: Any = None
+        self.has_baton = False
         self.thread: threading.Thread | None = None
 
 
@@ -186,6 +188,7 @@ class Threads(Vehicle):
         stack = Stack()
         stack.handle = threading.Lock()
         stack.handle.acquire()
+        stack.has_baton = True
         return stack
 
     def start(self, stack: Stack) -> None:
@@ -199,10 +202,12 @@ class Threads(Vehicle):
         cell = [fn]
 
         def body() -> None:
-            stack.handle.acquire()
+            while not stack.has_baton:
+                stack.handle.acquire()
             _run_body(stack, cell.pop())
             if stack.back is not None:
-                stack.back.handle.release()
+                stack.back.has_baton = True
+                _wake(stack.back)
 
         stack.thread = threading.Thread(target=body, name="kemu", daemon=True)
         stack.thread.start()
@@ -211,15 +216,22 @@ class Threads(Vehicle):
         """Leave ``me``, enter ``to``; return when ``me`` is entered again."""
         if me.dying:
             raise TaskKilled
-        to.handle.release()
         interrupt: KeyboardInterrupt | None = None
-        while True:
+        handed = False
+        me.has_baton = False
+        while not me.has_baton:
+            # Ctrl-C can come between any two steps, also between a lock that was had and the next line. So the lock only wakes;
+            # who has the baton is written in the stack.
             try:
-                me.handle.acquire()
-                break
+                if not handed:
+                    to.has_baton = handed = True
+                    _wake(to)
+                while not me.has_baton:
+                    me.handle.acquire()
             except KeyboardInterrupt as error:  # the baton is elsewhere: keep it until it is back
                 interrupt = error
                 self.interrupted = True
+                _wake(to)
         if interrupt is not None:
             self.interrupted = False
             me.pending = None
@@ -235,6 +247,14 @@ class Threads(Vehicle):
             stack.thread.join()
             stack.thread = None
         super().bury(stack)
+
+
+def _wake(stack: Stack) -> None:
+    """Let a thread look whether it has the baton; once too often does no harm."""
+    try:
+        stack.handle.release()
+    except RuntimeError:  # it is awake, or about to be: nobody has taken the lock since
+        return
 
 
 def make_vehicle(name: str | None = None) -> Vehicle:
