@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 
 import pytest
 
@@ -177,3 +179,24 @@ def test_without_greenlet_threads_are_taken(monkeypatch):
     assert make_vehicle().name == "threads"
     with pytest.raises(ConfigError, match="needs the package greenlet"):
         make_vehicle("greenlet")
+
+
+def test_a_thread_that_is_woken_without_the_baton_sleeps_on():
+    ring = Ring("threads")
+
+    def body():
+        for step in range(3):
+            ring.log.append(step)
+            ring.leave(stack)
+
+    stack = ring.stack(body)
+    for steps in range(1, 4):
+        for sleeper in (stack, ring.me, stack):
+            with contextlib.suppress(RuntimeError):  # its lock is free: it is awake, or about to be
+                sleeper.handle.release()
+        time.sleep(0.005)
+        assert ring.log == list(range(steps - 1))
+        ring.enter(stack)
+        assert ring.log == list(range(steps))
+    ring.enter(stack)
+    assert stack.done
