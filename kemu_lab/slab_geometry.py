@@ -5,13 +5,13 @@ Interface: :func:`geometry_command`, with what was typed.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import attrs
 
 from kemu.errors import ConfigError, KernelBug
-from kemu.mm.geometry import BootWords, Geometry, order_for
+from kemu.mm.geometry import BootWords, Geometry
+from kemu.mm.gfp import get_order
 from kemu.mm.policies import make_geometry
 from kemu.mm.slub_geometry import (
     SLAB_DESTROY_BY_RCU,
@@ -114,7 +114,7 @@ def _row(geometry: Geometry, options: GeometryOptions, objsize: int | None, size
     if objsize is not None:
         align = geometry.alignment(flags, whole_number(options.align or "0", "--align", 0, MAX_ALIGN), objsize)
         size = geometry.slab_size(objsize, align, flags, has_ctor=options.ctor)
-        if "o" in (options.slub_debug or "").lower() and geometry.name != "2.6.23" and order_for(size) > order_for(objsize):
+        if "o" in (options.slub_debug or "").lower() and geometry.name != "2.6.23" and get_order(size) > get_order(objsize):
             flags &= ~(SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER)  # kmem_cache_open(): not where it makes slabs larger
             size = geometry.slab_size(objsize, align, flags, has_ctor=options.ctor)
     try:
@@ -164,5 +164,5 @@ def _report(table: SlabTable, differences: list[Difference]) -> dict[str, Any]:
         "word": table.word,
         **attrs.asdict(table.boot),
         "caches": len(table.caches),
-        "differences": [json.loads(json.dumps(attrs.asdict(difference))) for difference in differences],
+        "differences": [attrs.asdict(difference) for difference in differences],
     }

@@ -19,7 +19,8 @@ from typing import Any, Final
 import attrs
 
 from kemu.errors import ConfigError, KernelBug
-from kemu.mm.geometry import BootWords, Geometry, order_for
+from kemu.mm.geometry import BootWords, Geometry
+from kemu.mm.gfp import get_order
 from kemu.mm.policies import check_policy, make_geometry, policy_of_release
 from kemu.mm.slub_geometry import SLAB_DESTROY_BY_RCU, SLAB_KMALLOC, SLAB_POISON, SLAB_RED_ZONE, SLAB_STORE_USER
 from kemu_lab.boot_args import BootArgs, parse_boot_args
@@ -184,7 +185,7 @@ def _debug_was_dropped(table: SlabTable, row: dict[str, int], flags: int) -> boo
     if not table.args.debug.small_only or not objsize or not align:
         return False
     size = table.geometry.slab_size(objsize, align, flags, has_ctor=False)
-    return order_for(size) > order_for(objsize)
+    return get_order(size) > get_order(objsize)
 
 
 def _derived_sizes(geometry: Geometry, row: dict[str, int], flags: int) -> list[int]:

@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 import attrs
 
 from kemu.errors import KernelBug
-from kemu.mm.gfp import PAGE_SIZE, get_order
+from kemu.mm.gfp import PAGE_SIZE
 
 CACHE_LINE: Final = 64  # cache_line_size()
 
@@ -102,8 +102,3 @@ class Geometry(ABC):
 def align_up(value: int, to: int) -> int:
     """``ALIGN()``, for any ``to``."""
     return -(-value // to) * to
-
-
-def order_for(size: int) -> int:
-    """``get_order()``, for a size of at least 1."""
-    return get_order(size)

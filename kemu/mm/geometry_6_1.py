@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from kemu.mm.geometry import CACHE_LINE, Geometry, align_up, order_for
-from kemu.mm.gfp import PAGE_SIZE
+from kemu.mm.geometry import CACHE_LINE, Geometry, align_up
+from kemu.mm.gfp import PAGE_SIZE, get_order
 from kemu.mm.slub_geometry import (
     DEBUG_FLAGS,
     SLAB_DESTROY_BY_RCU,
@@ -86,8 +86,8 @@ class Geometry61(Geometry):
     def _order_of(self, size: int, min_objects: int, max_order: int, frac: int) -> int:
         """Start at the order that the objects need, unless that would hold more than can be counted."""
         if self.order_objects(self.min_order, size) > self.max_objects:
-            return order_for(size * self.max_objects) - 1
-        return self.calc_slab_order(size, max(self.min_order, order_for(min_objects * size)), max_order, frac)
+            return get_order(size * self.max_objects) - 1
+        return self.calc_slab_order(size, max(self.min_order, get_order(min_objects * size)), max_order, frac)
 
     def find_order(self, size: int) -> int:
         """Want many objects first and little waste second; then one object in the limit order; then one in any."""

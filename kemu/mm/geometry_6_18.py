@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kemu.mm.geometry import BootWords, order_for
+from kemu.mm.geometry import BootWords
 from kemu.mm.geometry_6_1 import Geometry61
+from kemu.mm.gfp import get_order
 from kemu.mm.slub_geometry import SLAB_KMALLOC, SLAB_RED_ZONE, SLAB_STORE_USER
 
 
@@ -39,11 +40,11 @@ class Geometry618(Geometry61):
     def find_order(self, size: int) -> int:
         """Fix where the search begins, and allow more and more waste."""
         min_objects = min(self.wanted_objects(), max(self.order_objects(self.max_order, size), 1))
-        min_order = max(self.min_order, order_for(min_objects * size))
+        min_order = max(self.min_order, get_order(min_objects * size))
         if self.order_objects(min_order, size) > self.max_objects:
-            return order_for(size * self.max_objects) - 1
+            return get_order(size * self.max_objects) - 1
         for frac in (16, 8, 4, 2):
             order = self.calc_slab_order(size, min_order, self.max_order, frac)
             if order <= self.max_order:
                 return order
-        return order_for(size)
+        return get_order(size)
