@@ -21,9 +21,8 @@ import attrs
 
 from kemu.errors import ConfigError
 from kemu.mm.geometry import BootWords
-from kemu.mm.slub_geometry import DEBUG_FLAGS, SLAB_DEBUG_FREE, SLAB_POISON, SLAB_RED_ZONE, SLAB_STORE_USER, SLAB_TRACE
+from kemu.mm.slub_geometry import DEBUG_FLAGS, DEBUG_LETTERS
 
-_LETTERS: Final = {"f": SLAB_DEBUG_FREE, "z": SLAB_RED_ZONE, "p": SLAB_POISON, "u": SLAB_STORE_USER, "t": SLAB_TRACE}
 _NO_FLAG: Final = "ao-"  # failslab; no debugging where it makes slabs larger; none
 _NUMBER: Final = re.compile(r"(slub|slab)_(min_order|max_order|min_objects)=(\d{1,6})", re.ASCII)
 _GLOB_SPECIAL: Final = str.maketrans({"[": "[[]", "?": "[?]"})  # the kernel's globs know the star only
@@ -87,14 +86,14 @@ def _debug_word(text: str) -> DebugWord:
 def _letter_flags(letters: str) -> int:
     """Add up letters; a dash takes back what stands before it."""
     flags = 0
-    for letter in letters.lower():
-        flags = 0 if letter == "-" else flags | _LETTERS.get(letter, 0)
+    for letter in letters.upper():
+        flags = 0 if letter == "-" else flags | DEBUG_LETTERS.get(letter, 0)
     return flags
 
 
 def parse_debug_letters(text: str, what: str) -> int:
     """Return the flags of the letters that a person typed."""
     for letter in text.lower():
-        if letter not in _LETTERS and letter not in _NO_FLAG:
+        if letter.upper() not in DEBUG_LETTERS and letter not in _NO_FLAG:
             raise ConfigError(f"{what} {text!r}: {letter!r} is no letter of slub_debug; they are F, Z, P, U, T, A, O and -")
     return _letter_flags(text)

@@ -19,16 +19,14 @@ Rules of this file
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from kemu.errors import ConfigError, KernelBug
 from kemu.mm.gfp import _GFP_ZERO, gfp_t
 from kemu.mm.page import Page
 from kemu.mm.slub_geometry import (
     DEBUG_FLAGS,
-    SLAB_DEBUG_FREE,
-    SLAB_POISON,
-    SLAB_RED_ZONE,
+    DEBUG_LETTERS,
     SLAB_STORE_USER,
     SLAB_TRACE,
 )
@@ -46,15 +44,6 @@ if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
     from kemu.mm.slub_cache import KmemCache
 
-DEBUG_DEFAULT_FLAGS: Final = SLAB_DEBUG_FREE | SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER
-_LETTERS: Final = {
-    "F": SLAB_DEBUG_FREE,
-    "Z": SLAB_RED_ZONE,
-    "P": SLAB_POISON,
-    "U": SLAB_STORE_USER,
-    "T": SLAB_TRACE,
-}
-
 
 def setup_slub_debug(word: str) -> tuple[int, tuple[str, ...]]:
     """Read the boot word; return flags and the names of the caches that they are for, none for all.
@@ -65,13 +54,13 @@ def setup_slub_debug(word: str) -> tuple[int, tuple[str, ...]]:
     letters, _, names = word.partition(",")
     if not word or letters == "-":
         return 0, ()
-    flags = 0 if letters else DEBUG_DEFAULT_FLAGS
+    flags = 0 if letters else DEBUG_FLAGS
     for letter in letters.upper():
-        if letter not in _LETTERS:
+        if letter not in DEBUG_LETTERS:
             raise ConfigError(
                 f"slub_debug option {letter!r} is unknown; there are F, Z, P, U and T, then commas and names of caches"
             )
-        flags |= _LETTERS[letter]
+        flags |= DEBUG_LETTERS[letter]
     return flags, tuple(name for name in names.split(",") if name)
 
 

@@ -27,6 +27,14 @@ SLAB_DESTROY_BY_RCU: Final = 0x00080000
 SLAB_MEM_SPREAD: Final = 0x00100000
 SLAB_TRACE: Final = 0x00200000
 DEBUG_FLAGS: Final = SLAB_DEBUG_FREE | SLAB_RED_ZONE | SLAB_POISON | SLAB_STORE_USER
+DEBUG_LETTERS: Final = {
+    "F": SLAB_DEBUG_FREE,
+    "Z": SLAB_RED_ZONE,
+    "P": SLAB_POISON,
+    "U": SLAB_STORE_USER,
+    "T": SLAB_TRACE,
+}
+"""What the letters of slub_debug= stand for."""
 
 KMALLOC_SIZES: Final = (0, 96, 192, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Object size per kmalloc index; index 0 is none, 1 and 2 are the two sizes that are no power of two."""

@@ -12,8 +12,8 @@ from kemu.mm.geometry_2_6_23 import Geometry2623
 from kemu.mm.geometry_6_1 import Geometry61
 from kemu.mm.geometry_6_18 import Geometry618
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL
-from kemu.mm.slub_debug import DEBUG_DEFAULT_FLAGS, setup_slub_debug
-from kemu.mm.slub_geometry import SLAB_DEBUG_FREE, SLAB_POISON, SLAB_RED_ZONE, SLAB_STORE_USER, SLAB_TRACE
+from kemu.mm.slub_debug import setup_slub_debug
+from kemu.mm.slub_geometry import DEBUG_FLAGS, SLAB_DEBUG_FREE, SLAB_POISON, SLAB_RED_ZONE, SLAB_STORE_USER, SLAB_TRACE
 from kemu.mm.slub_poison import POISON_END, POISON_FREE, SLUB_RED_ACTIVE, SLUB_RED_INACTIVE
 from slab_ground import slab_ground
 
@@ -39,9 +39,9 @@ def two(sg, size=64):
     [
         ("", 0, ()),
         ("-", 0, ()),
-        ("FZPU", DEBUG_DEFAULT_FLAGS, ()),
+        ("FZPU", DEBUG_FLAGS, ()),
         ("fz", SLAB_DEBUG_FREE | SLAB_RED_ZONE, ()),
-        (",dentry", DEBUG_DEFAULT_FLAGS, ("dentry",)),
+        (",dentry", DEBUG_FLAGS, ("dentry",)),
         ("PT,kmalloc,skb", SLAB_POISON | SLAB_TRACE, ("kmalloc", "skb")),
     ],
 )
@@ -326,7 +326,7 @@ def test_krealloc_takes_the_bytes_along(sg):
     assert moved != address and sg.slub.read(moved, 0, 16) == b"sixteen bytes ok"
 
 
-@pytest.mark.parametrize("flags", [SLAB_DEBUG_FREE, SLAB_RED_ZONE, SLAB_POISON, SLAB_STORE_USER, DEBUG_DEFAULT_FLAGS])
+@pytest.mark.parametrize("flags", [SLAB_DEBUG_FREE, SLAB_RED_ZONE, SLAB_POISON, SLAB_STORE_USER, DEBUG_FLAGS])
 @pytest.mark.parametrize("ctor", [None, lambda _address: None])
 def test_no_combination_finds_damage_where_there_is_none(flags, ctor):
     with slab_ground() as sg:
