@@ -13,7 +13,8 @@ from typing import Any, Final
 import attrs
 
 from kemu.errors import ConfigError
-from kemu.machine import Machine, MachineConfig
+from kemu.machine import MAX_MEM, MIN_MEM, Machine, MachineConfig
+from kemu.mm.nodes import MAX_NUMNODES
 from kemu_lab.contents import read_input
 from kemu_lab.marks_table import MarksTable, compare_marks, read_marks
 from kemu_lab.numbers import whole_number
@@ -21,9 +22,7 @@ from kemu_lab.quantities import parse_size
 from kemu_lab.show import print_json, print_table
 from kemu_lab.this_machine import marks_text
 
-MIN_MEM, MAX_MEM = 1 << 20, 1 << 40
 MAX_KBYTES: Final = 1 << 30
-MAX_NODES: Final = 64
 _NAMES: Final = {"NORMAL": "Normal", "HIGHMEM": "HighMem"}  # as the kernel prints them
 
 
@@ -59,7 +58,7 @@ def _show(options: WatermarksOptions, *, as_json: bool) -> int:
     config = MachineConfig(
         mem=parse_size(options.mem or "128M", "--mem", MIN_MEM, MAX_MEM) & -4096,
         arch=options.arch,
-        nodes=whole_number(options.nodes, "--nodes", 1, MAX_NODES),
+        nodes=whole_number(options.nodes, "--nodes", 1, MAX_NUMNODES),
         geometry=options.policy or "2.6.23",
     )
     with Machine(config) as machine:
