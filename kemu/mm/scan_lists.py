@@ -17,6 +17,7 @@ Rules of this file
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from kemu.mm.swap_state import SwapState
 
 
-class ScanLists:
+class ScanLists(ABC):
     """Scanning of one machine's lists.
 
     :param swap_state: where anonymous pages go.
@@ -52,9 +53,9 @@ class ScanLists:
         self.shrink_list = ShrinkList(kernel, self.filemap, swap_state)
         self.swappiness = 60
 
+    @abstractmethod
     def congestion_wait(self, jiffies: int) -> None:
-        """Nap, as one that waits for memory."""
-        raise NotImplementedError
+        """Nap, as one that waits for memory; in vmscan.py."""
 
     # on and off the lists
 
