@@ -241,14 +241,28 @@ class Peer:
 MSS_1460 = b"\x02\x04\x05\xb4"
 
 
-def connected(host: TcpHost, port=2049, win=65535, isn=1000, fast_rto=False) -> tuple[object, Peer]:
-    """Open a connection from ``host`` to a scripted peer; with ``fast_rto`` its RTO is the least, 200 ms."""
+def listen_on(host: TcpHost, port=2049):
+    """Listen on a port of ``host``."""
+    listener = host.tcp.sock_create()
+    assert host.tcp.bind(listener, 0, port) == 0
+    assert host.tcp.listen(listener, 5) == 0
+    return listener
+
+
+def connecting(host: TcpHost, port=2049, isn=1000) -> tuple[object, Peer]:
+    """Send a SYN from ``host`` to a scripted peer, which has seen it."""
     sk = host.tcp.sock_create()
     assert host.tcp.connect_nonblock(sk, IP_B, port) == -115
     (syn,) = host.sent()
     peer = Peer(host, port, syn.sport, isn)
-    peer.win = win
     peer.saw(syn)
+    return sk, peer
+
+
+def connected(host: TcpHost, port=2049, win=65535, isn=1000, fast_rto=False) -> tuple[object, Peer]:
+    """Open a connection from ``host`` to a scripted peer; with ``fast_rto`` its RTO is the least, 200 ms."""
+    sk, peer = connecting(host, port, isn)
+    peer.win = win
     (ack,) = peer.send(SYN | ACK, options=MSS_1460)
     assert ack.flags == ACK
     assert STATES[sk.sk_state] == "ESTABLISHED"
@@ -260,17 +274,13 @@ def connected(host: TcpHost, port=2049, win=65535, isn=1000, fast_rto=False) -> 
 
 def accepted(host: TcpHost, port=2049, isn=1000, listener=None):
     """Let a scripted peer connect to ``host``; give (listener, connection, peer)."""
-    tcp = host.tcp
-    if listener is None:
-        listener = tcp.sock_create()
-        assert tcp.bind(listener, 0, port) == 0
-        assert tcp.listen(listener, 5) == 0
+    listener = listener or listen_on(host, port)
     peer = Peer(host, 40000 + isn % 1000, port, isn)
     (synack,) = peer.send(SYN, options=MSS_1460)
     assert synack.flags == SYN | ACK
     peer.saw(synack)
     assert peer.send(ACK) == []
-    sk = tcp.accept(listener, nonblock=True)
+    sk = host.tcp.accept(listener, nonblock=True)
     assert sk is not None
     return listener, sk, peer
 

@@ -34,6 +34,7 @@ from tcp_ground import (
     accepted,
     connected,
     flags_of,
+    listen_on,
     one_tcp,
     state,
     transfer,
@@ -434,9 +435,7 @@ def test_without_memory_for_an_inode_there_is_no_socket():
 
 def test_without_memory_for_an_inode_an_accepted_connection_is_closed():
     with one_tcp() as host:
-        listener = host.tcp.sock_create()
-        host.tcp.bind(listener, 0, 2049)
-        host.tcp.listen(listener, 5)
+        listener = listen_on(host)
         peer = Peer(host, 999, 2049)
         peer.saw(peer.send(SYN)[0])
         peer.send(ACK)
@@ -530,9 +529,7 @@ def test_disconnecting_frees_what_came_too_early():
 
 def test_a_connection_half_made_is_not_accepted():
     with one_tcp() as host:
-        listener = host.tcp.sock_create()
-        host.tcp.bind(listener, 0, 2049)
-        host.tcp.listen(listener, 5)
+        listener = listen_on(host)
         peer = Peer(host, 999, 2049)
         peer.saw(peer.send(SYN)[0])
         req = listener.syn_table[(IP_B, 999)]

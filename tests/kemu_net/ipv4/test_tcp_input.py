@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kemu.kernel.errno import ECONNREFUSED, ECONNRESET, EISCONN, EPIPE
 from kemu_net.ipv4.tcp_input import tcp_parse_mss
 from kemu_net.ipv4.tcp_states import TCP_FIN_WAIT2
-from tcp_ground import ACK, FIN, IP_B, MSS_1460, PSH, RST, SYN, Peer, connected, flags_of, one_tcp, state
+from tcp_ground import ACK, FIN, IP_B, MSS_1460, PSH, RST, SYN, Peer, connected, connecting, flags_of, one_tcp, state
 
 
 def test_reset_reaches_reader_and_writer():
@@ -110,11 +110,7 @@ def test_active_open():
 
 def test_a_peer_without_mss_option_gets_536():
     with one_tcp() as host:
-        sk = host.tcp.sock_create()
-        host.tcp.connect_nonblock(sk, IP_B, 2049)
-        (syn,) = host.sent()
-        peer = Peer(host, 2049, syn.sport)
-        peer.saw(syn)
+        sk, peer = connecting(host)
         peer.send(SYN | ACK)
         assert sk.mss_cache == 536
 
@@ -124,11 +120,7 @@ def test_a_peer_without_mss_option_gets_536():
 )
 def test_garbage_options_do_no_harm(options):
     with one_tcp() as host:
-        sk = host.tcp.sock_create()
-        host.tcp.connect_nonblock(sk, IP_B, 2049)
-        (syn,) = host.sent()
-        peer = Peer(host, 2049, syn.sport)
-        peer.saw(syn)
+        sk, peer = connecting(host)
         peer.send(SYN | ACK, options=options + b"\0" * (-len(options) % 4))
         assert state(sk) == "ESTABLISHED"
         assert sk.mss_cache in (536, 88)
@@ -136,11 +128,7 @@ def test_garbage_options_do_no_harm(options):
 
 def test_refused():
     with one_tcp() as host:
-        sk = host.tcp.sock_create()
-        host.tcp.connect_nonblock(sk, IP_B, 2049)
-        (syn,) = host.sent()
-        peer = Peer(host, 2049, syn.sport)
-        peer.saw(syn)
+        sk, peer = connecting(host)
         assert peer.send(RST | ACK) == []
         assert state(sk) == "CLOSE"
         assert sk.sk_err == ECONNREFUSED

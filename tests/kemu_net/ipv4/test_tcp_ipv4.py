@@ -10,7 +10,23 @@ from kemu.kernel.errno import EAGAIN
 from kemu.mm.gfp import _GFP_MEMALLOC
 from kemu_net.core.checksum import csum_tcpudp_magic
 from kemu_net.core.sock import SOCK_MEMALLOC
-from tcp_ground import ACK, FIN, IP_A, IP_B, RST, SECOND, SYN, Peer, accepted, connected, flags_of, one_tcp, segment, state
+from tcp_ground import (
+    ACK,
+    FIN,
+    IP_A,
+    IP_B,
+    RST,
+    SECOND,
+    SYN,
+    Peer,
+    accepted,
+    connected,
+    flags_of,
+    listen_on,
+    one_tcp,
+    segment,
+    state,
+)
 
 
 def test_a_packet_for_an_owned_socket_waits_in_the_backlog():
@@ -85,9 +101,7 @@ def test_passive_open():
 
 def test_the_third_segment_may_carry_data_and_fin():
     with one_tcp() as host:
-        listener = host.tcp.sock_create()
-        host.tcp.bind(listener, 0, 2049)
-        host.tcp.listen(listener, 5)
+        listener = listen_on(host)
         peer = Peer(host, 999, 2049)
         peer.saw(peer.send(SYN)[0])
         peer.send(ACK | FIN, b"all of it")
@@ -99,9 +113,7 @@ def test_the_third_segment_may_carry_data_and_fin():
 
 def test_a_repeated_syn_is_answered_again_with_the_same_number():
     with one_tcp() as host:
-        listener = host.tcp.sock_create()
-        host.tcp.bind(listener, 0, 2049)
-        host.tcp.listen(listener, 5)
+        listener = listen_on(host)
         peer = Peer(host, 999, 2049)
         (first,) = peer.send(SYN)
         (again,) = peer.send(SYN, seq=peer.isn)
@@ -111,9 +123,7 @@ def test_a_repeated_syn_is_answered_again_with_the_same_number():
 
 def test_synack_is_repeated_five_times_and_then_forgotten():
     with one_tcp() as host:
-        listener = host.tcp.sock_create()
-        host.tcp.bind(listener, 0, 2049)
-        host.tcp.listen(listener, 5)
+        listener = listen_on(host)
         peer = Peer(host, 999, 2049)
         (first,) = peer.send(SYN)
         host.run(300_000)
