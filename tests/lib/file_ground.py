@@ -153,3 +153,15 @@ def file_ground(**options) -> Iterator[FileGround]:
         ground.leave()
     finally:
         ground.machine.shutdown()
+
+
+@contextmanager
+def mapped_file_ground() -> Iterator[FileGround]:
+    """Give a machine whose process ``mm`` has stored to its heap and, at ``at``, to the file ``f`` that it maps."""
+    with file_ground() as g:
+        g.mm = g.process(4)
+        g.f = g.file(pages=4)
+        g.at = g.mmap(g.f)
+        g.store(g.at, page_bytes(0, 1))
+        g.store(0, page_bytes(0, 2))
+        yield g

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from file_ground import file_ground
+from file_ground import mapped_file_ground
 from kemu.errors import KernelBug
 from kemu.kernel.errno import ENOMEM
 from kemu.kernel.task import TIF_MEMDIE
@@ -230,12 +230,7 @@ def test_whatever_is_written_read_and_swapped_every_page_holds_what_was_written_
 
 @pytest.fixture
 def files():
-    with file_ground() as g:
-        g.mm = g.process(4)
-        g.f = g.file(pages=4)
-        g.at = g.mmap(g.f)
-        g.store(g.at, page_bytes(0, 1))
-        g.store(0, page_bytes(0, 2))
+    with mapped_file_ground() as g:
         yield g
 
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from file_ground import file_ground, page_bytes
+from file_ground import mapped_file_ground, page_bytes
 from kemu.errors import KernelBug
 from kemu.mm.pte import FilePte, PTE_write
 
 
 @pytest.fixture
 def files():
-    with file_ground() as g:
-        g.mm = g.process(4)
-        g.f = g.file(pages=4)
-        g.at = g.mmap(g.f)
-        g.store(g.at, page_bytes(0, 1))
-        g.store(0, page_bytes(0, 2))
+    with mapped_file_ground() as g:
         yield g
 
 
