@@ -229,7 +229,6 @@ class Machine:
     def _hand_over(self) -> None:
         """Close the circle: an allocation that fails enters reclaim, and reclaim writes pages out."""
         self.page_alloc.reclaim = self.reclaim
-        self.reclaim.oom = self.oom
         self.reclaim.wakeup_pdflush = self.dirty_balance.wakeup_pdflush
         self.filemap.mark_inode_dirty = self.fs_writeback.mark_inode_dirty
         self.dirty_balance.writeback_inodes = self.fs_writeback.writeback_inodes

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kemu.kernel import costs
-from kemu.mm.file_rmap import Vma, page_add_file_rmap
+from kemu.mm.file_rmap import page_add_file_rmap
 from kemu.mm.gfp import GFP_HIGHUSER_MOVABLE, PAGE_SHIFT, PAGE_SIZE
 from kemu.mm.page import ZERO_PAGE, Page, PG_error, PG_uptodate
 from kemu.mm.pte import FilePte, PTE_dirty, PTE_write, PTE_young
@@ -29,8 +29,8 @@ from kemu.mm.vm_fault import VM_FAULT_MAJOR, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_F
 if TYPE_CHECKING:
     from kemu.mm.dirty_balance import DirtyBalance
     from kemu.mm.memory import Memory
+    from kemu.mm.mm_struct import MmStruct, Vma
     from kemu.mm.readahead import Readahead
-    from kemu.mm.rmap import MmStruct
 
 
 class FileFault:
@@ -104,7 +104,7 @@ class FileFault:
         flags = PTE_young
         if write or (vma.shared and not self._wants_writenotify(vma)):
             flags |= PTE_write
-        pte = page_add_file_rmap(page, mm, vpn, flags, self.filemap)
+        pte = page_add_file_rmap(page, mm, vpn, flags, self.vmstat)
         if not write:
             self.filemap.unlock_page(page)
             return result

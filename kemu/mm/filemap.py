@@ -21,7 +21,7 @@ from kemu.kernel.core import Kernel
 from kemu.kernel.errno import EIO, ENOENT, ENOMEM
 from kemu.lib.radix_tree import TAG_DIRTY, TAG_WRITEBACK, RadixNodes, RadixTree
 from kemu.mm.address_space import AddressSpace, File
-from kemu.mm.file_rmap import FileRmap
+from kemu.mm.file_unmap import FileRmap
 from kemu.mm.gfp import _GFP_HIGHMEM, _GFP_NOWARN, GFP_ATOMIC, GFP_HIGHUSER, gfp_t
 from kemu.mm.lru import Lru
 from kemu.mm.page import Page, PG_dirty, PG_locked, PG_private, PG_uptodate, PG_writeback
@@ -39,7 +39,7 @@ class Filemap(PageBits):
     def __init__(self, kernel: Kernel, lru: Lru, radix_nodes: RadixNodes) -> None:
         super().__init__(kernel, lru)
         self.radix_nodes = radix_nodes
-        self.file_rmap = FileRmap(self)
+        self.file_rmap = FileRmap(self.page_alloc, lru, self.set_page_dirty)
         self.forget_file: Callable[[AddressSpace, int], None] | None = None
 
     # -- the page cache --------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from kemu.mm.slow_path import ReclaimState
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
-    from kemu.mm.vmscan import Reclaim
+    from kemu.mm.scan_zone import ZoneScan
 
 DEF_PRIORITY: Final = 12
 
@@ -42,7 +42,7 @@ class Kswapd:
     :ivar max_order: the largest block that somebody woke it for (``kswapd_max_order``).
     """
 
-    def __init__(self, kernel: Kernel, reclaim: Reclaim, node: Node) -> None:
+    def __init__(self, kernel: Kernel, reclaim: ZoneScan, node: Node) -> None:
         self.kernel = kernel
         self.sched = kernel.sched
         self.reclaim = reclaim

@@ -24,12 +24,13 @@ from kemu.mm.file_fault import FileFault
 from kemu.mm.file_io import FileIo
 from kemu.mm.gfp import _GFP_ZERO, GFP_HIGHUSER_MOVABLE
 from kemu.mm.memory_audit import MemoryAudit
+from kemu.mm.mm_struct import MmStruct
 from kemu.mm.mmap import Mmap
 from kemu.mm.overcommit import Overcommit
 from kemu.mm.page import ZERO_PAGE, Page, PG_swapcache, PG_uptodate
 from kemu.mm.pte import PTE_BITS, FilePte, PTE_dirty, PTE_write, PTE_young, SwapPte
 from kemu.mm.readahead import Readahead
-from kemu.mm.rmap import MmStruct, page_add_anon_rmap
+from kemu.mm.rmap import page_add_anon_rmap
 from kemu.mm.shadow import Shadow
 from kemu.mm.swap_state import SwapState
 from kemu.mm.swapfile import Swapfile

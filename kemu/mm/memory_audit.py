@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from kemu.errors import KernelBug
 from kemu.mm.address_space import AddressSpace
+from kemu.mm.mm_struct import MmStruct
 from kemu.mm.page import Page, PG_active, PG_dirty, PG_lru, PG_uptodate, PG_writeback
 from kemu.mm.pte import FilePte, PTE_write, SwapPte
-from kemu.mm.rmap import MmStruct
 from kemu.mm.swap_info import SwapInfo
 from kemu.mm.swapops import SWP_OFFSET_MASK, SWP_TYPE_SHIFT, swp_entry_t
 

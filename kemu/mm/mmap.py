@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from kemu.kernel import costs
 from kemu.kernel.errno import EINVAL, ENODEV, ENOMEM
-from kemu.mm.file_rmap import Vma
+from kemu.mm.mm_struct import Vma
 from kemu.mm.pte import FilePte
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from kemu.mm.address_space import File
     from kemu.mm.file_io import FileIo
     from kemu.mm.memory import Memory
+    from kemu.mm.mm_struct import MmStruct
     from kemu.mm.overcommit import Overcommit
-    from kemu.mm.rmap import MmStruct
 
 MMAP_BASE: Final = 1 << 32  # above any heap: 16 TiB
 

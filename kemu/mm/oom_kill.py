@@ -63,7 +63,7 @@ class OomKiller:
         self.oom_kill_allocating_task = 0
         kernel.sysctl.register("vm.panic_on_oom", lambda: self.panic_on_oom, self._set_panic_on_oom)
         kernel.sysctl.register("vm.oom_kill_allocating_task", lambda: self.oom_kill_allocating_task, self._set_allocating_task)
-        reclaim.oom = self
+        reclaim.oom = self.out_of_memory
 
     def _set_panic_on_oom(self, value: int) -> None:
         self.panic_on_oom = value

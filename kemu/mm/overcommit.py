@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
+    from kemu.mm.mm_struct import MmStruct
     from kemu.mm.page_alloc import PageAllocator
-    from kemu.mm.rmap import MmStruct
     from kemu.mm.swap_info import SwapAreas
 
 OVERCOMMIT_GUESS: Final = 0

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable
 from kemu.kernel.core import Kernel
 from kemu.mm.address_space import AddressSpace
 from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE
+from kemu.mm.mm_struct import MmStruct
 from kemu.mm.page import ZERO_PAGE, Page, PG_dirty, PG_uptodate, PG_writeback
 from kemu.mm.pte import FilePte, SwapPte
-from kemu.mm.rmap import MmStruct
 from kemu.mm.swapops import swp_entry_t
 from kemu.mm.vmstat import VmStat
 

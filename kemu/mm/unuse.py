@@ -16,8 +16,10 @@ from collections.abc import Callable, Mapping
 from kemu.kernel import costs
 from kemu.kernel.core import Kernel
 from kemu.kernel.errno import EINTR, ENOMEM
+from kemu.mm.mm_struct import MmStruct
 from kemu.mm.page import ZERO_PAGE, Page, PG_dirty, PG_swapcache, PG_uptodate
-from kemu.mm.rmap import MmStruct, PTE_young, SwapPte, page_add_anon_rmap
+from kemu.mm.pte import PTE_young, SwapPte
+from kemu.mm.rmap import page_add_anon_rmap
 from kemu.mm.shadow import Shadow
 from kemu.mm.swap_info import SwapAreas, SwapInfo
 from kemu.mm.swap_state import SwapState

@@ -2,11 +2,11 @@
 
 Interface
     * :class:`Reclaim`: what the page allocator calls back: ``try_to_free_pages``, ``wakeup_kswapd``, ``out_of_memory``,
-      ``congestion_wait``; and ``shrink_zone``, ``register_shrinker``.
+      ``congestion_wait``; and what scan_zone.py gives: ``shrink_zone``, ``register_shrinker``.
 
 Rules of this file
-    * Priority goes from 12 to 0; a pass looks at (list >> priority) + 1 pages of each list, but only when that has added up to 32.
-      One cluster of a list is scan_lists.py's matter, one page shrink_list.py's.
+    * Priority goes from 12 to 0. One zone is scan_zone.py's matter, one cluster of a list scan_lists.py's, one page
+      shrink_list.py's.
     * Direct reclaim succeeds when 32 pages went in all, or when kswapd has not given up all zones yet. Only kswapd gives up a zone
       (kswapd.py); so as long as kswapd sleeps in the throttle, nobody is killed for memory.
     * Left out: zone_reclaim (off where nodes are less than RECLAIM_DISTANCE apart), shrink_all_memory (suspend), memory
@@ -19,65 +19,45 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from kemu.kernel.sysctl import minmax_conv
 from kemu.kernel.timer import HZ
-from kemu.mm.backing_dev import WRITE, Congestion
 from kemu.mm.cpuset import cpuset_zone_allowed_hardwall
 from kemu.mm.gfp import GFP_KERNEL, gfp_t
 from kemu.mm.kswapd import Kswapd
 from kemu.mm.mmzone import Zone
-from kemu.mm.page_writeback import VmWriteout
-from kemu.mm.scan_lists import ScanLists
+from kemu.mm.scan_zone import ZoneScan
 from kemu.mm.shrink_list import SWAP_CLUSTER_MAX, ScanControl
-from kemu.mm.shrink_slab import ShrinkSlab
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
-    from kemu.mm.oom_kill import OomKiller
+    from kemu.mm.backing_dev import Congestion
     from kemu.mm.swap_state import SwapState
 
 DEF_PRIORITY: Final = 12
 
 
-class Reclaim(ScanLists):
+class Reclaim(ZoneScan):
     """Page reclaim of one machine.
 
     :param swap_state: where anonymous pages go.
-    :ivar oom: handed over by the OOM killer; None: nobody is killed, the allocation is tried again.
-    :ivar laptop_mode: vm.laptop_mode: write nothing until much was scanned, then everything, so that a disk can sleep.
+    :ivar oom: out_of_memory(), handed over by the OOM killer; None: nobody is killed, the allocation is tried again.
     :ivar kswapds: the daemons, one per node; :meth:`start` starts them.
     :ivar kswapd: the first node's.
     """
 
     def __init__(self, kernel: Kernel, swap_state: SwapState, congestion: Congestion) -> None:
-        super().__init__(kernel, swap_state)
-        self.lru = swap_state.lru
-        self.congestion = congestion
-        self.shrink_slab = ShrinkSlab(kernel, self.vmstat)
-        self.register_shrinker = self.shrink_slab.register_shrinker
-        self.writeout = VmWriteout(kernel, self.page_alloc, congestion)
-        self.throttle_vm_writeout = self.writeout.throttle_vm_writeout
+        super().__init__(kernel, swap_state, congestion)
         self.kswapds = [Kswapd(kernel, self, node) for node in self.page_alloc.nodes]
         self.kswapd = self.kswapds[0]
-        self.oom: OomKiller | None = None
-        self.laptop_mode = 0
+        self.oom: Callable[[Sequence[Zone], gfp_t, int], object] | None = None
         self.wakeup_pdflush: Callable[[int], None] | None = None
         self._tp_begin = kernel.trace.point("vmscan:mm_vmscan_direct_reclaim_begin", ("order", "may_writepage", "gfp_flags"))
         self._tp_end = kernel.trace.point("vmscan:mm_vmscan_direct_reclaim_end", ("nr_reclaimed",))
-        kernel.sysctl.register("vm.swappiness", lambda: self.swappiness, self._set_swappiness, conv=minmax_conv(0, 100))
-        kernel.sysctl.register("vm.laptop_mode", lambda: self.laptop_mode, self._set_laptop_mode)
         self.page_alloc.reclaim = self
 
     def start(self) -> None:
         """Start kswapd on every node (kswapd_init())."""
         for kswapd in self.kswapds:
             kswapd.start()
-
-    def _set_swappiness(self, value: int) -> None:
-        self.swappiness = value
-
-    def _set_laptop_mode(self, value: int) -> None:
-        self.laptop_mode = value
 
     # -- what the page allocator calls --------------------------------------------------------------------------------------------
 
@@ -125,13 +105,9 @@ class Reclaim(ScanLists):
     def out_of_memory(self, zonelist: Sequence[Zone], gfp: gfp_t, order: int) -> None:
         """Kill a process; without an OOM killer wait a tick."""
         if self.oom is not None:
-            self.oom.out_of_memory(zonelist, gfp, order)
+            self.oom(zonelist, gfp, order)
         else:
             self.sched.schedule_timeout(1, ("memory", self.page_alloc))
-
-    def congestion_wait(self, jiffies: int) -> None:
-        """Nap, as one that waits for memory."""
-        self.congestion.congestion_wait(WRITE, jiffies, ("memory", self.page_alloc))
 
     # -- zones --------------------------------------------------------------------------------------------------------------------
 
@@ -147,38 +123,6 @@ class Reclaim(ScanLists):
                 continue
             sc.all_unreclaimable = False
             nr_reclaimed += self.shrink_zone(priority, zone, sc)
-        return nr_reclaimed
-
-    def note_zone_scanning_priority(self, zone: Zone, priority: int) -> None:
-        """Remember how hard the zone was scanned; shrink_active_list() turns it into distress."""
-        zone.prev_priority = min(zone.prev_priority, priority)
-
-    def shrink_zone(self, priority: int, zone: Zone, sc: ScanControl) -> int:
-        """Scan both lists of a zone as far as the priority says; return how many pages went (shrink_zone())."""
-        cluster = sc.swap_cluster_max
-        zone.nr_scan_active += (len(zone.active) >> priority) + 1
-        nr_active = zone.nr_scan_active
-        if nr_active >= cluster:
-            zone.nr_scan_active = 0
-        else:
-            nr_active = 0
-        zone.nr_scan_inactive += (len(zone.inactive) >> priority) + 1
-        nr_inactive = zone.nr_scan_inactive
-        if nr_inactive >= cluster:
-            zone.nr_scan_inactive = 0
-        else:
-            nr_inactive = 0
-        nr_reclaimed = 0
-        while nr_active or nr_inactive:
-            if nr_active:
-                nr_to_scan = min(nr_active, cluster)
-                nr_active -= nr_to_scan
-                self.shrink_active_list(nr_to_scan, zone, sc, priority)
-            if nr_inactive:
-                nr_to_scan = min(nr_inactive, cluster)
-                nr_inactive -= nr_to_scan
-                nr_reclaimed += self.shrink_inactive_list(nr_to_scan, zone, sc)
-        self.throttle_vm_writeout(sc.gfp_mask)
         return nr_reclaimed
 
     # -- for the judge ------------------------------------------------------------------------------------------------------------

@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 from kemu.kernel.errno import EINVAL, ENOMEM
 from kemu.mm.address_space import AddressSpace, File, WritebackControl
-from kemu.mm.file_rmap import Vma
 from kemu.mm.gfp import GFP_HIGHUSER, PAGE_SHIFT, PAGE_SIZE
+from kemu.mm.mm_struct import Vma
 from kemu.mm.page import Page, PG_uptodate
 from kemu_nfs.nfs.inode import NfsInode, NfsInodes, NfsOpenContext
 from kemu_nfs.nfs.nfs3xdr import PROC_READ, PROC_WRITE, ReadArgs, WriteArgs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from kemu.mm.page import PG_referenced
-from kemu.mm.rmap import PTE_young
+from kemu.mm.pte import PTE_young
 from swap_ground import MIB, page_bytes, swap_ground
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kemu.errors import KernelBug
+from kemu.mm.mm_struct import MmStruct
 from kemu.mm.page import Page, PG_dirty, PG_referenced, PG_swapcache, PG_uptodate
-from kemu.mm.rmap import PTE_BITS, MmStruct, PTE_dirty, PTE_young, SwapPte, page_add_anon_rmap, page_mapping_inuse, page_referenced
+from kemu.mm.pte import PTE_BITS, PTE_dirty, PTE_young, SwapPte
+from kemu.mm.rmap import page_add_anon_rmap, page_mapping_inuse, page_referenced
 from mm_ground import ground
 
 

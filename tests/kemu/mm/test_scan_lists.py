@@ -8,7 +8,7 @@ from kemu.errors import KernelBug
 from kemu.kernel.task import PF_KSWAPD
 from kemu.mm.gfp import GFP_KERNEL
 from kemu.mm.page import PG_active, PG_lru, PG_referenced
-from kemu.mm.rmap import PTE_young
+from kemu.mm.pte import PTE_young
 from kemu.mm.shrink_list import ScanControl
 from reclaim_ground import fill, reclaim_ground
 from swap_ground import MIB, swap_ground

@@ -11,7 +11,7 @@ from kemu.mm.address_space import AOP_WRITEPAGE_ACTIVATE, AS_EIO, AddressSpace, 
 from kemu.mm.backing_dev import BackingDev
 from kemu.mm.gfp import GFP_KERNEL, GFP_NOFS, GFP_NOIO
 from kemu.mm.page import PG_active, PG_dirty, PG_locked, PG_private, PG_reclaim, PG_referenced, PG_swapcache, PG_writeback
-from kemu.mm.rmap import PTE_BITS, PTE_dirty, PTE_write, PTE_young, SwapPte
+from kemu.mm.pte import PTE_BITS, PTE_dirty, PTE_write, PTE_young, SwapPte
 from kemu.mm.shrink_list import PAGE_ACTIVATE, PAGE_CLEAN, PAGE_KEEP, PAGE_SUCCESS, ScanControl
 from swap_ground import FakeNet, page_bytes, swap_ground
 

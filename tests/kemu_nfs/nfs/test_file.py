@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kemu.kernel.errno import EACCES, EINVAL, EIO
-from kemu.mm.file_rmap import Vma
+from kemu.mm.mm_struct import Vma
 from kemu_nfs.nfs.inode import NFS_INO_INVALID_DATA
 from kemu_nfs.sunrpc.nfs3_const import NFS3ERR_IO, NFS3PROC_READ, NFS3PROC_WRITE
 from nfs_ground import PAGE, mounted, page_bytes
