@@ -1,11 +1,13 @@
 """The tracepoints of one machine and the ring that they write to (the manner of kernel/trace/trace.c, which 2.6.23 had not yet).
 
-Interface: ``Trace.point(name, fields)``, ``enable(glob)``, ``disable(glob)``, ``last(n)``, ``events(glob)``.
+Interface: ``Trace.point(name, fields)``, ``enable(glob)``, ``disable(glob)``, ``last(n)``, ``events(glob)``,
+``register_probe(name, fn)``.
 
 Rules of this file
     * Names are the kernel's, ``system:event``; ``kemu:...`` for what the kernel has no event for.
     * A point that is made after ``enable()`` obeys it.
     * Fields are stored as they are. What may change afterwards should be passed as a number.
+    * A probe is called with the values, where the event happens; it must change nothing of the machine.
 """
 
 from __future__ import annotations
@@ -28,18 +30,21 @@ HEX_FIELDS = frozenset({"gfp_flags", "addr", "call_site", "ptr", "page", "skbadd
 class Tracepoint:
     """One point; call it only if ``enabled``."""
 
-    __slots__ = ("_context", "_records", "enabled", "fields", "name")
+    __slots__ = ("_context", "_records", "enabled", "fields", "name", "probes")
 
     def __init__(self, name: str, fields: tuple[str, ...], records: deque[Record], context: Callable[[], Context]) -> None:
         self.name = name
         self.fields = fields
         self.enabled = False
+        self.probes: list[Callable[..., object]] = []
         self._records = records
         self._context = context
 
     def __call__(self, *values: Any) -> None:
-        """Put a record into the ring."""
+        """Put a record into the ring, and call the probes."""
         self._records.append((self._context(), self, values))
+        for probe in self.probes:
+            probe(*values)
 
     def format(self, values: Sequence[Any]) -> str:
         """Give the fields as text."""
@@ -80,6 +85,11 @@ class Trace:
     def disable(self, pattern: str = "*") -> int:
         """Switch off all points whose name fits."""
         return self._set(pattern, False)
+
+    def register_probe(self, name: str, probe: Callable[..., object]) -> None:
+        """Switch a point on and call ``probe`` with its values from now on (``tracepoint_probe_register()``)."""
+        self.enable(name)
+        self._points[name].probes.append(probe)
 
     def _set(self, pattern: str, on: bool) -> int:
         self._rules.append((pattern, on))

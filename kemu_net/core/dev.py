@@ -112,7 +112,7 @@ class Dev:
         self.ptype_all: list[Callable[[SkBuff], object]] = []
         self.softnet = [Backlog(self) for _ in kernel.cpus]
         self._output_queue: deque[NetDevice] = deque()
-        self._tp_receive = kernel.trace.point("net:netif_receive_skb", ("skbaddr", "len", "protocol", "emergency"))
+        self._tp_receive = kernel.trace.point("net:netif_receive_skb", ("skbaddr", "len", "protocol", "emergency", "name"))
         self._tp_xmit = kernel.trace.point("net:net_dev_queue", ("skbaddr", "len", "name"))
         kernel.softirq.open_softirq(NET_RX_SOFTIRQ, self.net_rx_action)
         kernel.softirq.open_softirq(NET_TX_SOFTIRQ, self.net_tx_action)
@@ -126,7 +126,7 @@ class Dev:
     def netif_receive_skb(self, skb: SkBuff) -> int:
         """Hand a frame, its data at the network header, to everybody who wants it (``netif_receive_skb()``)."""
         if self._tp_receive.enabled:
-            self._tp_receive(skb.addr, skb.len, skb.protocol, skb.emergency)
+            self._tp_receive(skb.addr, skb.len, skb.protocol, skb.emergency, getattr(skb.dev, "name", "?"))
         if self.patched.skb_processing and skb.emergency:  # [p23]
             return self._receive_emergency_skb(skb)
         for tap in self.ptype_all:

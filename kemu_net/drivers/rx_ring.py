@@ -75,6 +75,7 @@ class RxRing:
         self.alloc_failed = 0
         self.starved = False
         self.charge_refused = False
+        self._tp_lost = kernel.trace.point("net:rx_ring_lost", ("time", "len", "why"))
 
     # hardware
 
@@ -101,12 +102,21 @@ class RxRing:
             length = len(frame)
             self.history.add(FRAME, time, length, crc32(frame))
             if length < ETH_HLEN or length > self.capacity or (frame[:6] != mac and not frame[0] & 1):
-                self.stats.ignore("not for this NIC")
+                self._lose(time, length, "not for this NIC")
             elif buffers:
                 done.append((buffers.popleft(), frame))
             else:
-                self.stats.drops["charge" if self.charge_refused else "nic"] += 1
+                self._lose(time, length, "charge" if self.charge_refused else "nic")
         return len(done)
+
+    def _lose(self, time: int, length: int, why: str) -> None:
+        """Count a frame that enters no descriptor."""
+        if why in self.stats.drops:
+            self.stats.drops[why] += 1
+        else:
+            self.stats.ignore(why)
+        if self._tp_lost.enabled:
+            self._tp_lost(time, length, why)
 
     # driver
 

@@ -3,6 +3,7 @@
 Interface
     Wire(world, ...)                 attach(port), transmit(port, frame, now) -> when the sender's cable is free, cut(), mend()
     Port                             what can be attached: ``mac`` and ``deliver(time, frame)``
+    Watcher                          told of every frame's fate, the lost ones too: ``Wire.watcher``, for a capture
 
 Rules
     * Each port has a cable of its own, full duplex. A frame first occupies the sender's cable, then, ``latency_ns`` later, the
@@ -40,6 +41,19 @@ class Port(Protocol):
 
     def deliver(self, time: int, frame: bytes) -> None:
         """Take a frame whose last bit arrives at ``time``, which may still lie ahead."""
+
+
+class Watcher(Protocol):
+    """Who is told what becomes of frames; it must change nothing."""
+
+    def arriving(self, sender: Port, port: Port, time: int, frame: bytes, late: int) -> None:
+        """Take note that a frame will arrive at ``port`` at ``time``, ``late`` ns of it because it was held up to be reordered."""
+
+    def lost(self, sender: Port, time: int, frame: bytes, why: str) -> None:
+        """Take note that a frame, or the copy for one receiver, is lost: ``why`` is a key of ``Wire.dropped``."""
+
+    def flipped(self, frame: bytes, bit: int) -> None:
+        """Take note that ``frame`` has one wrong bit; it arrives next, or is lost."""
 
 
 class Wire:
@@ -82,6 +96,7 @@ class Wire:
         self.reorder_ns = reorder_ns
         self.rng = Random(seed)
         self.taps: list[Callable[[int, bytes], None]] = []
+        self.watcher: Watcher | None = None
         self.dropped = {"cut": 0, "loss": 0, "queue": 0}
         self.is_cut = False
         self.ports: list[Port] = []
@@ -118,13 +133,13 @@ class Wire:
             sent = now
         uplink[mac] = sent = sent + bits_ns
         if self.is_cut:
-            self.dropped["cut"] += 1
+            self._lose(sender, sent, frame, "cut")
         elif self._perfect:
             port = self._by_mac.get(frame[:6])
             if port is None or port is sender:
                 self._forward(sender, frame, sent + self.latency_ns, bits_ns, 0)
             else:  # nearly every frame: what _forward() would do
-                self._deliver(port, frame, sent + self.latency_ns, bits_ns, 0)
+                self._deliver(sender, port, frame, sent + self.latency_ns, bits_ns, 0)
         else:
             self._spoil(sender, frame, sent + self.latency_ns, bits_ns)
         return sent
@@ -133,13 +148,15 @@ class Wire:
         """Forward a frame over a cable that loses, flips, delays and repeats."""
         rng = self.rng
         if self.loss and rng.random() < self.loss:
-            self.dropped["loss"] += 1
+            self._lose(sender, arrival - self.latency_ns, frame, "loss")
             return
         if self.corrupt and rng.random() < self.corrupt:
             bit = rng.randrange(len(frame) * 8)
             flipped = bytearray(frame)
             flipped[bit >> 3] ^= 1 << (bit & 7)
             frame = bytes(flipped)
+            if self.watcher is not None:
+                self.watcher.flipped(frame, bit)
         late = self.reorder_ns if self.reorder and rng.random() < self.reorder else 0
         self._forward(sender, frame, arrival, bits_ns, late)
         if self.duplicate and rng.random() < self.duplicate:
@@ -150,24 +167,32 @@ class Wire:
         port = self._by_mac.get(frame[:6])
         if port is not None:
             if port is not sender:
-                self._deliver(port, frame, arrival, bits_ns, late)
+                self._deliver(sender, port, frame, arrival, bits_ns, late)
             return
         for other in self.ports:
             if other is not sender:
-                self._deliver(other, frame, arrival, bits_ns, late)
+                self._deliver(sender, other, frame, arrival, bits_ns, late)
 
-    def _deliver(self, port: Port, frame: bytes, arrival: int, bits_ns: int, late: int) -> None:
+    def _lose(self, sender: Port, sent: int, frame: bytes, why: str) -> None:
+        """Count a lost frame."""
+        self.dropped[why] += 1
+        if self.watcher is not None:
+            self.watcher.lost(sender, sent, frame, why)
+
+    def _deliver(self, sender: Port, port: Port, frame: bytes, arrival: int, bits_ns: int, late: int) -> None:
         """Queue a frame on the receiver's cable; what comes ``late`` lets others pass."""
         downlink = self._downlink_free
         mac = port.mac
         free = downlink[mac]
         if free > arrival - bits_ns:
             if free - arrival > self.queue * bits_ns:
-                self.dropped["queue"] += 1
+                self._lose(sender, arrival - self.latency_ns, frame, "queue")
                 return
             arrival = free + bits_ns
         downlink[mac] = arrival
         arrival += late
         for tap in self.taps:
             tap(arrival, frame)
+        if self.watcher is not None:
+            self.watcher.arriving(sender, port, arrival, frame, late)
         port.deliver(arrival, frame)

@@ -74,3 +74,12 @@ def test_a_machine_stamps_records_with_its_task_and_its_time():
         first, second = kernel.trace.last()
         assert first.split()[:3] == ["worker-3", "[000]", "0.000007:"]
         assert second.split()[0] == "<hub>-0"
+
+
+def test_a_probe_is_called_where_the_event_happens(trace):
+    point = trace.point("net:rx", ("len", "why"))
+    seen = []
+    trace.register_probe("net:rx", lambda length, why: seen.append((length, why)))
+    assert point.enabled
+    point(60, "nic")
+    assert seen == [(60, "nic")] and len(trace) == 1
