@@ -45,6 +45,7 @@ def cli() -> None:
 @click.option("--fill", default=None, metavar="PATH", help="Fill the pages with the bytes of this file.")
 @click.option("--trace", default=None, metavar="PATH", help="Follow a memory trace of valgrind's lackey.")
 @click.option("--proc", default=None, metavar="DIR", help="Write the client's /proc and /sys into DIR at the end.")
+@click.option("--pcap", default=None, metavar="FILE", help="Write what passes the wire as a pcapng file with comments.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only, no progress.")
 def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int:
@@ -61,6 +62,7 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int
       kemu run --swap disk --patches none
       kemu run --mem 16M --fill /bin/ls --json
       kemu run --proc out           then: cat out/proc/meminfo
+      kemu run --pcap run.pcapng    then: wireshark run.pcapng
     """
     from kemu_lab.numbers import whole_number
     from kemu_lab.run import run_command

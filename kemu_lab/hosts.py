@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
 from kemu.kernel.world import World
 from kemu.machine import Machine, MachineConfig
 from kemu.patches import PatchSet
+from kemu_lab.capture import capturing
 from kemu_lab.run_config import RunConfig
 from kemu_net.drivers.generator import FrameGenerator
 from kemu_net.drivers.wire import Wire
@@ -66,6 +68,8 @@ class Pair:
         self.nfsd.start()
         self.mount = NfsMount(self.client, self.client_net, SERVER_IP)
         self._generators = 0
+        self._capture = ExitStack()
+        self._capture.enter_context(capturing(config.pcap, self.wire, client=self.client_net, server=self.server_net))
 
     def frame_generator(self, targets: list[tuple[int, int]], rate: int, burst_ns: int) -> FrameGenerator:
         """Make one more foreign host that can send bursts of UDP frames to sockets of the client."""
@@ -81,9 +85,10 @@ class Pair:
         return b"" if inode is None else inode.read_data(page * PAGE_SIZE, PAGE_SIZE)
 
     def __enter__(self) -> Self:
-        """Use as a context manager: the world ends with the block."""
+        """Use as a context manager: the world and the capture end with the block."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """End the world."""
+        """End the world, and the capture with it."""
         self.world.shutdown()
+        self._capture.__exit__(kind, error, trace)

@@ -9,6 +9,7 @@ import attrs
 from kemu.errors import ConfigError
 from kemu.fixes import FixSet
 from kemu.patches import PatchSet
+from kemu_lab.capture import prepare_capture
 from kemu_lab.procfs import prepare_directory
 from kemu_lab.quantities import format_size, format_time, parse_probability, parse_size, parse_time
 
@@ -29,6 +30,7 @@ class RunConfig:
     :param fill: path of a file whose bytes fill the pages, or None.
     :param trace: path of a lackey trace that the process follows, or None.
     :param proc: path of a directory for the client's /proc and /sys as they are at the end, or None; it changes nothing in the run.
+    :param pcap: path of a file for a capture of the wire, or None; it changes nothing in the run either.
     :param vehicle: how stacks are switched, "greenlet" or "threads"; None takes the best there is. No option: it changes nothing.
     """
 
@@ -44,6 +46,7 @@ class RunConfig:
     fill: str | None = None
     trace: str | None = None
     proc: str | None = None
+    pcap: str | None = None
     vehicle: str | None = None
 
     @classmethod
@@ -62,6 +65,7 @@ class RunConfig:
         trace: str | None,
         swap: str | None = None,
         proc: str | None = None,
+        pcap: str | None = None,
     ) -> RunConfig:
         """Read the options as typed; :exc:`ConfigError` says in one sentence which cannot be used."""
         if swap is not None and swap not in SWAP_HOMES:
@@ -79,6 +83,7 @@ class RunConfig:
             fill=fill,
             trace=trace,
             proc=None if proc is None else prepare_directory(proc),
+            pcap=None if pcap is None else prepare_capture(pcap),
         )
 
     @property

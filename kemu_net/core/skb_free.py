@@ -55,6 +55,7 @@ class SkbFree(SkbFrags):
         self.live = 0
         self.emergency_live = 0
         self._tp_kfree_skb = kernel.trace.point("skb:kfree_skb", ("skbaddr", "protocol", "location"))
+        self._tp_consume_skb = kernel.trace.point("skb:consume_skb", ("skbaddr",))
 
     def _charge_of(self, end: int) -> int:
         """Give what an emergency data area of aligned size ``end`` is charged with."""
@@ -83,6 +84,8 @@ class SkbFree(SkbFrags):
                 self.stats.ignore(reason)
             if self._tp_kfree_skb.enabled:
                 self._tp_kfree_skb(skb.addr, skb.protocol, reason)
+        elif self._tp_consume_skb.enabled:
+            self._tp_consume_skb(skb.addr)
         destructor = skb.destructor
         if destructor is not None:
             skb.destructor = None
