@@ -2,7 +2,12 @@
 
 TCP is one subsystem in layers; each file adds a class that uses the layers below it only::
 
-    Tcp              tcp.py             the kernel's socket API
+    Tcp              tcp.py             the kernel's socket API, made of the next five
+    TcpConnect       tcp_connect.py     opening a connection
+    TcpListen        tcp_listen.py      listening and accepting
+    TcpClose         tcp_close.py       the end of a connection, from our side
+    TcpSend          tcp_send.py        writing
+    TcpRecv          tcp_recv.py        reading
     TcpIpv4          tcp_ipv4.py        segments from IP, requests, resets
     TcpInput         tcp_input.py       a segment for a connection
     TcpQueues        tcp_queues.py      the receive and the out-of-order queue
