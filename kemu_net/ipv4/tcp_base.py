@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EADDRINUSE, EADDRNOTAVAIL, ENOMEM
-from kemu.kernel.timer import Timer
+from kemu.kernel.timer import HZ, Timer
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.core.sock import SHUTDOWN_MASK, SOCK_DEAD, Proto, sock_put
 from kemu_net.core.stream import Streams, tcp_mem_limits
@@ -62,11 +62,25 @@ class BindBucket:
 
 
 class TcpBase:
-    """Tables, ports and states of one machine's TCP.
+    """Tables, ports, states and switches of one machine's TCP.
 
     :param inet: sends segments and knows this machine's address.
     :ivar csum_offload: leave the checksum of segments with fragments to the device.
     """
+
+    # net.ipv4.tcp_*, as 2.6.23 boots; an instance that was written to has its own
+    sysctl_tcp_timestamps = 1
+    sysctl_tcp_window_scaling = 1
+    sysctl_tcp_sack = 1
+    sysctl_tcp_dsack = 1
+    sysctl_tcp_moderate_rcvbuf = 1
+    sysctl_tcp_low_latency = 0
+    sysctl_tcp_app_win = 31
+    sysctl_tcp_abort_on_overflow = 0
+    sysctl_tcp_rfc1337 = 0
+    sysctl_tcp_max_syn_backlog = 256
+    sysctl_tcp_synack_retries = 5
+    sysctl_tcp_fin_timeout = 60 * HZ
 
     def __init__(self, kernel: Kernel, socks: Socks, skbs: SkbAlloc, inet: Inet, stats: NetStats) -> None:
         self.kernel = kernel

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kemu.kernel.timer import HZ, Timer
 from kemu_net.core.sock import Proto, Sock, Socks
+from kemu_net.ipv4.tcp_options import TcpOptionsReceived
 
 if TYPE_CHECKING:
     from kemu_net.core.skbuff import SkBuff
@@ -120,10 +121,12 @@ class TcpSock(Sock):
         "ca_state",
         "copied_seq",
         "delack_timer",
+        "duplicate_sack",
         "fin_seq",
         "high_seq",
         "icsk_pending",
         "icsk_timeout",
+        "linger2",
         "listen_timer",
         "lost_out",
         "lsndtime",
@@ -137,22 +140,33 @@ class TcpSock(Sock):
         "parent",
         "ports_word",
         "pred_flags",
+        "prequeue",
+        "prequeue_memory",
         "probes_out",
         "pseudo_sum",
         "pushed_seq",
         "rcv_nxt",
+        "rcv_rtt",
+        "rcv_rtt_seq",
+        "rcv_rtt_time",
         "rcv_ssthresh",
         "rcv_tstamp",
         "rcv_wnd",
         "rcv_wup",
+        "rcvq_seq",
+        "rcvq_space",
+        "rcvq_time",
         "retrans_out",
         "retrans_stamp",
         "retransmit_timer",
         "retransmits",
+        "rskq_defer_accept",
         "rto",
         "rtt_seq",
         "rttvar",
+        "rx_opt",
         "sacked_out",
+        "selective_acks",
         "sk_reuse",
         "sk_rtx_queue",
         "sk_write_queue",
@@ -169,6 +183,12 @@ class TcpSock(Sock):
         "srtt",
         "syn_retries",
         "syn_table",
+        "tcp_header_len",
+        "ucopy_len",
+        "ucopy_pieces",
+        "ucopy_task",
+        "urg_data",
+        "urg_seq",
         "window_clamp",
         "write_seq",
     )
@@ -190,6 +210,21 @@ class TcpSock(Sock):
         self.rcv_tstamp = 0
         self.pred_flags = 0
         self.out_of_order_queue: list[SkBuff] = []
+        self.urg_data = self.urg_seq = 0
+        # options; a header has 20 bytes, or 32 with time stamps
+        self.rx_opt = TcpOptionsReceived()
+        self.tcp_header_len = 20
+        self.selective_acks: list[tuple[int, int]] = []
+        self.duplicate_sack: tuple[int, int] | None = None
+        # fitting the receive buffer to the reader (rcv_rtt_est, rcvq_space)
+        self.rcv_rtt = self.rcv_rtt_seq = self.rcv_rtt_time = 0
+        self.rcvq_seq = self.rcvq_space = self.rcvq_time = 0
+        # a task in recvmsg() (ucopy)
+        self.prequeue: deque[SkBuff] = deque()
+        self.prequeue_memory = 0
+        self.ucopy_task: Any = None
+        self.ucopy_len = 0
+        self.ucopy_pieces: list[bytes] = []
         # segment sizes
         self.mss_cache = self.mss_clamp = TCP_MSS_DEFAULT
         self.advmss = TCP_MSS_DEFAULT
@@ -217,6 +252,8 @@ class TcpSock(Sock):
         self.listen_timer: Timer | None = None
         self.syn_table: dict[tuple[int, int], Any] = {}
         self.accept_queue: deque[TcpSock] = deque()
+        self.rskq_defer_accept = 0
+        self.linger2 = 0
         self.parent: TcpSock | None = None
         self.bind_bucket: Any = None
         self.sk_reuse = False
