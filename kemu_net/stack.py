@@ -3,6 +3,7 @@
 Interface
     NetStack(kernel, page_alloc, slub, reserves, wire, mac=..., ip=..., ...)
         stats, net_reserves, skbs, dev, nic, socks, inet, arp, udp, tcp, inet_reserves
+        sockets()             the socket calls of a process
         check()               all invariants of the parts
         check_reserve_use()   no normal packet lies in the reserve while memory is short
         close()               close the NIC and free routes and neighbours; sockets are their owners' business
@@ -27,12 +28,17 @@ from kemu_net.core.net_reserve import NetReserves
 from kemu_net.core.skb_alloc import SkbAlloc
 from kemu_net.core.sock import SecurityHooks, Socks
 from kemu_net.core.stats import NetStats
+from kemu_net.core.uapi import AF_INET
 from kemu_net.drivers.nic import Nic
 from kemu_net.ipv4.inet import Inet
 from kemu_net.ipv4.inet_reserves import InetReserves
 from kemu_net.ipv4.tcp import Tcp
 from kemu_net.ipv4.udp import Udp
 from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH, create_dst_cache
+from kemu_net.socket.af_inet import InetFamily
+from kemu_net.socket.inet_dgram import InetDgram
+from kemu_net.socket.inet_stream import InetStream
+from kemu_net.socket.sockets import Sockets
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from kemu.mm.slub import Slub
     from kemu_net.core.skbuff import SkBuff
     from kemu_net.drivers.wire import Wire
+    from kemu_net.socket.ops import Family
 
 T = TypeVar("T")
 
@@ -111,10 +118,17 @@ class NetStack:
         self.inet_reserves: InetReserves = build(
             InetReserves, kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget
         )
+        self.families: dict[int, Family] = {
+            AF_INET: InetFamily(InetStream(kernel, self.socks, self.tcp), InetDgram(kernel, self.socks, self.udp))
+        }
         kernel.judge.explainers["reply"] = _explain_reply
         if judged:
             kernel.judge.closed_probes.append(self.nic.dry_probe)
         self.nic.open()
+
+    def sockets(self) -> Sockets:
+        """Give the descriptors and the socket calls of one more process."""
+        return Sockets(self.kernel, self.socks, self.families)
 
     def _received(self) -> list[SkBuff]:
         """Give every received packet that rests somewhere: ring, backlog, sockets."""

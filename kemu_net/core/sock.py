@@ -31,10 +31,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kemu.errors import KernelBug
 from kemu.kernel.costs import SPIN
-from kemu.kernel.errno import ENOMEM
+from kemu.kernel.errno import EINVAL, ENOMEM, ENONET, EPERM
 from kemu.kernel.task import PF_MEMALLOC, tsk_restore_flags
+from kemu.kernel.timer import MAX_SCHEDULE_TIMEOUT
 from kemu.kernel.wait import WaitQueue
 from kemu.mm.gfp import _GFP_MEMALLOC, GFP_KERNEL, gfp_t
+from kemu_net.core.skbuff import skb_trim
+from kemu_net.core.uapi import IP_PMTUDISC_WANT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,9 +53,14 @@ if TYPE_CHECKING:
 # enum sock_flags, as masks (sk_flags)
 SOCK_DEAD = 1 << 0
 SOCK_DONE = 1 << 1
+SOCK_URGINLINE = 1 << 2
 SOCK_KEEPOPEN = 1 << 3
+SOCK_LINGER = 1 << 4
+SOCK_BROADCAST = 1 << 6
 SOCK_ZAPPED = 1 << 8
 SOCK_USE_WRITE_QUEUE = 1 << 9
+SOCK_DBG = 1 << 10
+SOCK_LOCALROUTE = 1 << 13
 SOCK_QUEUE_SHRUNK = 1 << 14
 SOCK_MEMALLOC = 1 << 15  # [p16] added
 
@@ -119,14 +127,23 @@ class Sock:
     :ivar sk_lock_owned: a task is inside the socket; packets go to the backlog. ``sk_slock``: a softirq is.
     :ivar saddr: own address, host order (``inet->saddr``); ``sport`` own port, ``daddr`` and ``dport`` the peer's.
     :ivar sk_dst: the route's cache entry, kept by IP.
+    :ivar sk_socket: the ``struct socket`` of a process; None of a socket of the kernel's own.
+    :ivar sk_rcvtimeo: jiffies that a reader waits at most; ``sk_sndtimeo`` a writer, and who connects.
+    :ivar sk_program: the attached filter: gives how many bytes of the packet to keep, 0 to refuse it.
+    :ivar uc_ttl: time to live of what it sends, -1 for the default; ``tos``, ``pmtudisc``, ``recverr``: as the IP_ options.
     """
 
     __slots__ = (
         "addr",
         "bind_port",
+        "cmsg_flags",
         "daddr",
         "dport",
+        "freebind",
+        "hdrincl",
         "inode_addr",
+        "pmtudisc",
+        "recverr",
         "saddr",
         "sk_ack_backlog",
         "sk_allocation",
@@ -136,25 +153,36 @@ class Sock:
         "sk_dst",
         "sk_err",
         "sk_err_soft",
+        "sk_error_queue",
         "sk_error_report",
         "sk_flags",
         "sk_forward_alloc",
+        "sk_lingertime",
         "sk_lock_owned",
         "sk_lock_wq",
         "sk_max_ack_backlog",
+        "sk_no_check",
+        "sk_priority",
+        "sk_program",
         "sk_prot",
         "sk_protocol",
         "sk_rcvbuf",
+        "sk_rcvlowat",
+        "sk_rcvtimeo",
         "sk_receive_queue",
         "sk_refcnt",
+        "sk_reuse",
         "sk_rmem_alloc",
         "sk_shutdown",
         "sk_sleep",
         "sk_slock",
         "sk_sndbuf",
+        "sk_sndtimeo",
+        "sk_socket",
         "sk_socket_flags",
         "sk_state",
         "sk_state_change",
+        "sk_type",
         "sk_user_data",
         "sk_userlocks",
         "sk_wmem_alloc",
@@ -162,6 +190,8 @@ class Sock:
         "sk_write_space",
         "socks",
         "sport",
+        "tos",
+        "uc_ttl",
     )
 
     def __init__(self, socks: Socks, prot: Proto, addr: int) -> None:
@@ -195,6 +225,21 @@ class Sock:
         self.sk_sleep = WaitQueue("sk_sleep")
         self.saddr = self.daddr = self.sport = self.dport = 0
         self.bind_port = 0
+        # what socket options set
+        self.sk_type = 0
+        self.sk_reuse = False
+        self.sk_priority = 0
+        self.sk_no_check = 0
+        self.sk_rcvlowat = 1
+        self.sk_rcvtimeo = self.sk_sndtimeo = MAX_SCHEDULE_TIMEOUT
+        self.sk_lingertime = 0
+        self.sk_program: Callable[[SkBuff], int] | None = None
+        self.sk_error_queue: deque[Any] | None = None
+        self.sk_socket: Any = None
+        self.tos = 0
+        self.uc_ttl = -1
+        self.pmtudisc = IP_PMTUDISC_WANT
+        self.recverr = self.hdrincl = self.freebind = self.cmsg_flags = 0
         self.sk_dst: Any = None
         self.sk_user_data: Any = None
         self.sk_data_ready: Callable[[Any], object] = socks.sock_def_readable
@@ -220,6 +265,23 @@ def _quad(addr: int) -> str:
 def sk_has_memalloc(sk: Sock) -> bool:
     """Tell whether the socket carries swap (``sk_has_memalloc()``)."""
     return sk.sk_flags & SOCK_MEMALLOC != 0
+
+
+def sock_rcvtimeo(sk: Sock, nonblock: bool) -> int:
+    """Give the jiffies that a reader may wait (``sock_rcvtimeo()``)."""
+    return 0 if nonblock else sk.sk_rcvtimeo
+
+
+def sock_sndtimeo(sk: Sock, nonblock: bool) -> int:
+    """Give the jiffies that a writer may wait (``sock_sndtimeo()``)."""
+    return 0 if nonblock else sk.sk_sndtimeo
+
+
+def sock_error(sk: Sock) -> int:
+    """Give the socket's error once, negative (``sock_error()``)."""
+    err = sk.sk_err
+    sk.sk_err = 0
+    return -err
 
 
 def sock_hold(sk: Sock) -> None:
@@ -312,11 +374,13 @@ class Socks:
             variable = f"sysctl_{name}"
             kernel.sysctl.register(f"net.core.{name}", partial(getattr, self, variable), partial(setattr, self, variable))
         self.live: dict[Sock, None] = {}
+        self._tp_kfree_skb = kernel.trace.point("skb:kfree_skb", ("skbaddr", "protocol", "location"))
         self.sock_inode_cache = slub.kmem_cache_create("sock_inode_cache", _SIZEOF_SOCK_INODE)
         kernel.judge.explainers["socket"] = self.explain
         if security is not None:
             self._security_sock_rcv_skb = security.security_sock_rcv_skb
             self.sk_filter = self._sk_filter_security  # type: ignore[method-assign]  # chosen once, at boot
+        self._sk_filter_without: Callable[[Any, SkBuff], int] = self.sk_filter
 
     def _sk_init(self, pages: int) -> None:
         """Fit the default buffers to the machine (``sk_init()``)."""
@@ -438,8 +502,7 @@ class Socks:
         """
         if not sk.sk_flags & SOCK_MEMALLOC:
             if self.fixed.b23:  # [b23]
-                self.stats.drops["socket"] += 1
-                self.skbs.kfree_skb(skb)
+                self.skbs.kfree_skb(skb, "socket")
                 return 0
             raise KernelBug("__sk_backlog_rcv: an emergency skb in the backlog of a socket that carries no swap", state=sk)
         current = self.sched.current
@@ -457,9 +520,15 @@ class Socks:
         An ordinary socket would keep an emergency skb until its reader runs, and the reader may wait for swap (patch 20).
         """
         if self.patched.sk_filter_emergency and skb.emergency and not sk.sk_flags & SOCK_MEMALLOC:  # [p20]
-            self.stats.drops["socket"] += 1
+            self._refuse(skb, "socket")
             return -ENOMEM
         return 0
+
+    def _refuse(self, skb: SkBuff, gate: str) -> None:
+        """Count a packet that a gate refuses, and trace it here: its caller frees it, and does not know why."""
+        self.stats.drops[gate] += 1
+        if self._tp_kfree_skb.enabled:
+            self._tp_kfree_skb(skb.addr, skb.protocol, gate)
 
     def _sk_filter_security(self, sk: Sock, skb: SkBuff) -> int:
         """Be sk_filter() of a machine with a security module: patch 20's test comes first, in v14 as in 3.6."""
@@ -470,11 +539,38 @@ class Socks:
                 self.stats.ignore("security")
         return error
 
+    def _sk_filter_program(self, sk: Sock, skb: SkBuff) -> int:
+        """Be sk_filter() of a machine on which somebody attached a filter to a socket: it is asked last, and may cut the packet."""
+        error = self._sk_filter_without(sk, skb)
+        if not error and sk.sk_program is not None:
+            keep = sk.sk_program(skb)
+            if not keep:
+                self.stats.ignore("socket filter")
+                return -EPERM
+            if keep < skb.len:
+                skb_trim(skb, keep)
+        return error
+
+    def sk_attach_filter(self, sk: Sock, program: Any) -> int:
+        """Let ``program(skb)`` say how many bytes of each packet the socket gets, 0 for none (``sk_attach_filter()``)."""
+        if not callable(program):
+            return -EINVAL
+        self.sk_filter = self._sk_filter_program  # type: ignore[method-assign]  # a machine without filters pays nothing
+        sk.sk_program = program
+        return 0
+
+    def sk_detach_filter(self, sk: Sock) -> int:
+        """Take the filter off (SO_DETACH_FILTER): 0, or -ENONET when there is none."""
+        if sk.sk_program is None:
+            return -ENONET
+        sk.sk_program = None
+        return 0
+
     def sock_queue_rcv_skb(self, sk: Sock, skb: SkBuff) -> int:
         """Queue a datagram (``sock_queue_rcv_skb()``): 0 or a negative errno, and then the caller still owns the skb."""
         truesize = skb.truesize
         if sk.sk_rmem_alloc + truesize >= sk.sk_rcvbuf:
-            self.stats.drops["rmem"] += 1
+            self._refuse(skb, "rmem")
             return -ENOMEM
         error = self.sk_filter(sk, skb)
         if error:

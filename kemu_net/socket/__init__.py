@@ -1,0 +1,1 @@
+"""Sockets as programs know them: descriptors, system calls, options, poll."""
