@@ -18,5 +18,5 @@ FIX = Fix(
     title="swapoff with an emergency skb in the backlog hits a BUG",
     mended_in="-",
     expect="outcome: oops at swapoff under load",
-    touches=("kemu_net.core.sock.Socks._sk_backlog_rcv",),
+    touches=("kemu_net.core.sock_lock.SockLock._sk_backlog_rcv",),
 )

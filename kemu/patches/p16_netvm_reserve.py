@@ -47,10 +47,10 @@ PATCH = Patch(
     touches=(
         "kemu_net.core.net_reserve",
         "kemu_net.core.net_reserve.NetReserves.sk_adjust_memalloc",
-        "kemu_net.core.sock.Socks.sk_allocation",
-        "kemu_net.core.sock.Socks.sk_clear_memalloc",
+        "kemu_net.core.sock_memalloc.SockMemalloc.sk_allocation",
+        "kemu_net.core.sock_memalloc.SockMemalloc.sk_clear_memalloc",
         "kemu_net.core.sock.Socks.sk_free",
-        "kemu_net.core.sock.Socks.sk_set_memalloc",
+        "kemu_net.core.sock_memalloc.SockMemalloc.sk_set_memalloc",
     ),
     fate=(
         "Merged in 3.6 (commit 7cb0240492ca): sk_set_memalloc() and a static key, without the tree. How much "

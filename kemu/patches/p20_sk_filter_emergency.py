@@ -35,7 +35,7 @@ PATCH = Patch(
     message_id="20071030160914.329519000@chello.nl",
     needs=(),
     wants=("netvm_reserve", "skb_alloc_reserve"),
-    touches=("kemu_net.core.sock.Socks.sk_filter",),
+    touches=("kemu_net.core.sock_receive.SockReceive.sk_filter",),
     fate=(
         "Merged in 3.6 with the allocation patch (commit c93bdd0e03e8), at the same place; later kernels "
         "count it as PFMEMALLOCDROP."

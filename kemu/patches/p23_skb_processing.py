@@ -45,8 +45,8 @@ PATCH = Patch(
     wants=("softirq_memalloc", "avc_nomemalloc", "sk_backlog_rcv", "skb_alloc_reserve", "sk_filter_emergency"),
     touches=(
         "kemu_net.core.dev.Dev.netif_receive_skb",
-        "kemu_net.core.sock.Socks._sk_backlog_rcv",
-        "kemu_net.core.sock.Socks.sk_backlog_rcv",
+        "kemu_net.core.sock_lock.SockLock._sk_backlog_rcv",
+        "kemu_net.core.sock_lock.SockLock.sk_backlog_rcv",
     ),
     fate=(
         "Merged in 3.6 (commit b4b9e3558508) with the same four protocols and the taps passed over; later "
