@@ -10,7 +10,8 @@ Rules
       never sent; its head is the kernel's sk_send_head. ``packets_out`` is the length of the first.
     * Of a received segment ``skb.flags`` holds the header's fourth word (data offset, flags, window), which header prediction
       compares with pred_flags as one number. Of a segment to be sent it holds the flags alone.
-    * Left out: urgent data, window scaling, SACK, time stamps, MD5, ECN, Nagle's cork over 200 ms.
+    * ``undo_marker`` 0 means that nothing can be undone, as in the kernel.
+    * Left out: urgent data that is sent, MD5, ECN, F-RTO (off in 2.6.23), MTU probing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kemu_net.core.sock import Proto, Sock, Socks
 from kemu_net.ipv4.tcp_options import TcpOptionsReceived
 
 if TYPE_CHECKING:
+    from kemu.mm.page import Page
     from kemu_net.core.skbuff import SkBuff
 
 MASK: Final = 0xFFFFFFFF
@@ -44,8 +46,13 @@ W_ACK: Final = ACK << 16
 HP_BITS: Final = 0xF0F7FFFF  # header prediction ignores reserved bits and PSH
 
 # skb.sacked
+TCPCB_SACKED_ACKED: Final = 1
 TCPCB_SACKED_RETRANS: Final = 2
 TCPCB_LOST: Final = 4
+TCPCB_TAGBITS: Final = 7
+TCPCB_EVER_RETRANS: Final = 0x80
+TCPCB_RETRANS: Final = TCPCB_SACKED_RETRANS | TCPCB_EVER_RETRANS
+TCP_FASTRETRANS_THRESH: Final = 3
 
 # congestion avoidance states
 TCP_CA_OPEN: Final = 0
@@ -121,11 +128,17 @@ class TcpSock(Sock):
         "ca_state",
         "copied_seq",
         "delack_timer",
+        "dsack_seen",
         "duplicate_sack",
+        "fackets_out",
         "fin_seq",
         "high_seq",
         "icsk_pending",
         "icsk_timeout",
+        "keepalive_intvl",
+        "keepalive_probes",
+        "keepalive_time",
+        "keepalive_timer",
         "linger2",
         "listen_timer",
         "lost_out",
@@ -138,10 +151,12 @@ class TcpSock(Sock):
         "nonagle",
         "out_of_order_queue",
         "parent",
+        "pmtu_cookie",
         "ports_word",
         "pred_flags",
         "prequeue",
         "prequeue_memory",
+        "prior_ssthresh",
         "probes_out",
         "pseudo_sum",
         "pushed_seq",
@@ -156,6 +171,7 @@ class TcpSock(Sock):
         "rcvq_seq",
         "rcvq_space",
         "rcvq_time",
+        "reordering",
         "retrans_out",
         "retrans_stamp",
         "retransmit_timer",
@@ -171,6 +187,7 @@ class TcpSock(Sock):
         "sk_rtx_queue",
         "sk_write_queue",
         "snd_cwnd",
+        "snd_cwnd_clamp",
         "snd_cwnd_cnt",
         "snd_cwnd_stamp",
         "snd_cwnd_used",
@@ -180,13 +197,19 @@ class TcpSock(Sock):
         "snd_una",
         "snd_wl1",
         "snd_wnd",
+        "sndmsg_off",
+        "sndmsg_page",
         "srtt",
         "syn_retries",
         "syn_table",
+        "tcp_fack",
         "tcp_header_len",
+        "total_retrans",
         "ucopy_len",
         "ucopy_pieces",
         "ucopy_task",
+        "undo_marker",
+        "undo_retrans",
         "urg_data",
         "urg_seq",
         "window_clamp",
@@ -228,6 +251,7 @@ class TcpSock(Sock):
         # segment sizes
         self.mss_cache = self.mss_clamp = TCP_MSS_DEFAULT
         self.advmss = TCP_MSS_DEFAULT
+        self.pmtu_cookie = 0
         # acknowledging
         self.ack_pending = self.ack_quick = self.ack_pingpong = self.ack_blocked = 0
         self.ack_ato = self.ack_timeout = self.ack_lrcvtime = 0
@@ -241,13 +265,24 @@ class TcpSock(Sock):
         self.snd_cwnd = 2
         self.snd_ssthresh = TCP_INFINITE_SSTHRESH
         self.snd_cwnd_cnt = self.snd_cwnd_used = self.snd_cwnd_stamp = 0
+        self.snd_cwnd_clamp = 65535
         self.sacked_out = self.lost_out = self.retrans_out = self.high_seq = self.retrans_stamp = 0
+        self.fackets_out = 0
+        self.tcp_fack = self.dsack_seen = False
+        self.reordering = TCP_FASTRETRANS_THRESH
+        self.undo_marker = self.undo_retrans = self.prior_ssthresh = self.total_retrans = 0
         # retransmitting
         self.icsk_pending = self.icsk_timeout = 0
         self.backoff = self.retransmits = self.probes_out = 0
         self.syn_retries = TCP_SYN_RETRIES
         self.retransmit_timer: Timer
         self.delack_timer: Timer
+        # keeping alive, in jiffies; 0 is the machine's default
+        self.keepalive_timer: Timer | None = None
+        self.keepalive_time = self.keepalive_intvl = self.keepalive_probes = 0
+        # the page that writes fill behind full heads
+        self.sndmsg_page: Page | None = None
+        self.sndmsg_off = 0
         # listening
         self.listen_timer: Timer | None = None
         self.syn_table: dict[tuple[int, int], Any] = {}
