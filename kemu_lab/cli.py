@@ -1,6 +1,6 @@
 """The command line: ``kemu VERB``. Every verb is imported when it is called, so that help is quick.
 
-Exit status: 0 the machine lived, 1 it did not, 2 wrong use (one sentence on stderr), 70 a defect of kemu itself, 130 interrupted.
+Exit status: 0 the machine lived, 1 it did not, 2 wrong use (one sentence on stderr), 3 a script wants too much, 70 a defect of kemu itself, 130 interrupted.
 A closed pipe is quiet.
 """
 
@@ -135,6 +135,30 @@ def watermarks(as_json: bool, **options: Any) -> int:
     from kemu_lab.watermarks import WatermarksOptions, watermarks_command
 
     return watermarks_command(WatermarksOptions(**options), as_json=as_json)
+
+
+@cli.command(short_help="Run packetdrill scripts against the stack.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--stimulus", is_flag=True, help="Judge only what system calls return.")
+@click.option("--patches", default="all", metavar="SET", help="all, none, series:12, 1-12,19, all,-20, or names.  [all]")
+@click.option("--fixes", default="all", metavar="SET", help="Which of v14's own defects are mended: all, none, or ids.  [all]")
+@click.option("--define", multiple=True, metavar="NAME=VALUE", help="Replace a word of the scripts; may be repeated.")
+@click.option("--verbose", is_flag=True, help="Say what was taken without effect.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def packet(as_json: bool, **options: Any) -> int:
+    """Run scripts in the packetdrill language against the TCP/IP of the emulated kernel; a directory stands for its *.pkt.
+
+    Exit status: 0 all are ok, 1 one failed, 2 a file cannot be read or is no script, 3 one asks for what is not supported.
+
+    \b
+    Examples:
+      kemu packet tests/packets
+      kemu packet --patches all,-20 tests/packets/emergency-drop.pkt
+      kemu packet --stimulus foreign.pkt
+    """
+    from kemu_lab.packet_command import PacketOptions, packet_command
+
+    return packet_command(PacketOptions(**options), as_json=as_json)
 
 
 @cli.command("list", short_help="List the patches, the fixes or the scenarios.")

@@ -1,0 +1,1 @@
+"""Tools that drive a stack from outside: scripts in the packetdrill language."""
