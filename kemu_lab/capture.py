@@ -7,7 +7,7 @@ Interface
 
 Rules of this file
     * One interface per machine. A frame stands once: where it arrived, inbound, at the time of its arrival. What reached none of
-      the machines stands where it was sent, outbound, at the time it left. Were it to stand at both ends, Wireshark would call every
+      the machines stands where it was sent, outbound, at the time it left. If it stood at both ends, Wireshark would call every
       frame a retransmission.
     * What is said of a frame: ``wire:`` what the cable did to it; ``skb->emergency=1 reserve=USED/LIMIT`` if its buffer came from
       the reserve, with the bytes charged when it was processed; ``dropped: GATE`` and why; ``dry ring`` if it found no buffer.

@@ -139,6 +139,7 @@ def _floor(host):
 # b23: the flag is cleared while an emergency packet waits
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
 def test_b23_as_posted_is_a_bug():
     with one_tcp(fixes="all,-b23") as host:
         sk, _flags = _busy_connection(host, emergencies=[True])

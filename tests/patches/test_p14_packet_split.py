@@ -11,6 +11,8 @@ from kemu.mm.gfp import GFP_ATOMIC, PAGE_SIZE
 from kemu_net.core.skbuff import MAX_SKB_FRAGS, skb_bytes, skb_headlen
 from net_ground import IP_A, MAC_A, MAC_B, ip_packet, one_host, two_hosts, udp_frame
 
+pytestmark = pytest.mark.keeps_skbs("the tests hold skbs in their hands")
+
 
 @pytest.fixture(params=["all", "all,-14", "all,-19", "none"])
 def host(request):

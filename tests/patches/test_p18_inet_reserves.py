@@ -173,6 +173,7 @@ def test_without_the_patch_tunables_are_plain_variables():
         assert host.kernel.sysctl.read(TUNABLES[1]) == "5\n"
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
 @pytest.mark.parametrize(("ipv6", "buffers"), [(True, 255), (False, 127)])
 def test_the_budget_in_receive_buffers(ipv6, buffers):
     """With both families eviction (144 fragments) comes first, with one the budget does."""

@@ -12,6 +12,8 @@ from kemu.mm.gfp import _GFP_MEMALLOC, GFP_ATOMIC, PAGE_SIZE
 from kemu_net.core.skbuff import SKB_ALLOC_FCLONE, SKB_ALLOC_RX
 from net_ground import one_host, two_hosts, udp_frame
 
+pytestmark = pytest.mark.keeps_skbs("the tests hold skbs in their hands")
+
 RING = 1536
 
 

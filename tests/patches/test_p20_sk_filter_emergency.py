@@ -98,6 +98,7 @@ def test_datagrams_are_refused_by_the_same_test():
         assert _usage(host) == 0
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
 def test_the_buffer_limit_is_tested_before_the_filter():
     with one_tcp() as host:
         _budget(host)

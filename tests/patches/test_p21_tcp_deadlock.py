@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from kemu_net.core.sock import SOCK_RCVBUF_LOCK
 from tcp_ground import ACK, connected, one_tcp
 
+pytestmark = pytest.mark.keeps_skbs("the tests hold skbs in their hands")
+
 
 def _emergency(host):
     host.reserves.mem_reserve_kmalloc_set(host.net_reserves.net_skb_reserve, 1 << 20)

@@ -40,12 +40,16 @@ def at_the_floor(patches="all"):
         def __enter__(self):
             self.inner = one_host(patches=patches)
             host = self.inner.__enter__()
+            self.host = host
             host.spares = [normal_skb(host, AOE) for _ in range(4)]
             host.swap_over_network()
             host.hog()
             return host
 
         def __exit__(self, *exc):
+            for skb in self.host.spares:
+                if skb.users:
+                    self.host.skbs.kfree_skb(skb)
             return self.inner.__exit__(*exc)
 
     return Context()
@@ -100,6 +104,7 @@ def test_no_tap_sees_an_emergency_packet(host):
     assert tapped == []
 
 
+@pytest.mark.keeps_skbs("the tap of the test keeps what it gets")
 def test_every_tap_sees_a_normal_packet(host):
     tapped = []
     host.dev.ptype_all.append(tapped.append)
@@ -151,6 +156,7 @@ def test_without_the_patch_the_handler_is_not_entitled():
         assert seen == [False]
 
 
+@pytest.mark.keeps_skbs("the tap of the test keeps what it gets")
 def test_without_the_patch_a_tap_pins_the_reserve():
     with at_the_floor("all,-23") as host:
         tapped = []

@@ -24,6 +24,7 @@ def packet(host, protocol: int = 0x88B5, payload: bytes = b"x" * 50):
     return skb
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
 def test_a_frame_goes_to_its_protocol(host):
     seen = []
     host.dev.dev_add_pack(0x88B5, seen.append)
@@ -48,6 +49,7 @@ def test_each_tap_owns_a_reference(host):
     assert host.skbs.live == 0
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
 def test_the_backlog_is_polled_in_softirq(host):
     seen = []
     host.dev.dev_add_pack(0x88B5, lambda skb: seen.append((skb, host.kernel.sched.in_softirq())))

@@ -32,6 +32,7 @@ def test_the_tree():
         ]
 
 
+@pytest.mark.keeps_skbs("charges by hand")
 def test_charges_go_to_the_skb_data_reserve_in_powers_of_two():
     with one_tcp() as host:
         nets = host.net_reserves
@@ -91,6 +92,7 @@ def test_check_finds_a_tree_that_nobody_connected():
             host.net_reserves.check()
 
 
+@pytest.mark.keeps_skbs("charges by hand")
 def test_check_finds_a_charge_given_back_twice():
     with one_tcp() as host:
         host.net_reserves.net_skb_reserve.usage = -64

@@ -13,6 +13,8 @@ from kemu_net.core.skb_alloc import skb_cloned
 from kemu_net.core.skbuff import SKB_ALLOC_FCLONE, SKB_ALLOC_RX, skb_bytes, skb_linear, skb_pull, skb_push
 from net_ground import filled, one_host, with_page
 
+pytestmark = pytest.mark.keeps_skbs("the tests hold skbs in their hands")
+
 
 @pytest.fixture
 def host():

@@ -16,6 +16,7 @@ def host():
         yield host
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
 def test_a_packet_has_at_most_18_fragments(host):
     skb = filled(host.skbs, b"head")
     page = host.page_alloc.alloc_pages(GFP_KERNEL, 0)
@@ -80,6 +81,7 @@ def test_a_retry_that_finds_nothing_leaves_usage_alone(host):
     assert not host.skbs.charge_refused
 
 
+@pytest.mark.keeps_skbs("charges by hand")
 def test_a_refused_charge_is_noted_for_the_driver(host):
     host.swap_over_network()
     reserve = host.net_reserves.net_skb_reserve

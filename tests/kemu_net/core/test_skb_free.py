@@ -33,6 +33,7 @@ def test_freeing_twice_is_a_bug(skbs):
         skbs.kfree_skb(skb)
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
 def test_a_second_user_keeps_the_skb(skbs):
     skb = skbs.alloc_skb(1, GFP_ATOMIC)
     skb.users += 1

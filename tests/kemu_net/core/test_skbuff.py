@@ -8,6 +8,8 @@ from kemu.mm.gfp import GFP_ATOMIC, PAGE_SIZE
 from kemu_net.core.skbuff import SKB_DATA_ALIGN, skb_bytes, skb_headlen, skb_linear, skb_pull, skb_push, skb_put_bytes, skb_trim
 from net_ground import filled, one_host, with_page
 
+pytestmark = pytest.mark.keeps_skbs("the tests hold skbs in their hands")
+
 
 @pytest.fixture
 def host():

@@ -186,6 +186,7 @@ def test_a_received_datagram_is_accounted_until_it_is_freed():
         assert sk.sk_rmem_alloc == 0
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
 def test_a_packet_in_a_backlog_that_nobody_reads_is_a_bug():
     with one_tcp() as host:
         sk = _datagram_socket(host)

@@ -11,6 +11,8 @@ from kemu_net.core.skbuff import CHECKSUM_UNNECESSARY, PACKET_BROADCAST, PACKET_
 from kemu_net.drivers.rx_ring import RxRing, split_point, verify_checksum
 from net_ground import IP_A, MAC_A, MAC_B, MIB, one_host, two_hosts, udp_frame
 
+pytestmark = pytest.mark.keeps_skbs("the tests hold skbs in their hands")
+
 
 @pytest.fixture
 def net():
