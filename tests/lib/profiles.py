@@ -28,4 +28,9 @@ def machine_settings() -> settings:
 
 def bad_input_settings() -> settings:
     """Return the settings of a property that is asked of very many entries: as many examples as fit into half a second."""
-    return settings(max_examples=30 if settings.default.stateful_step_count < 100 else 500)
+    return settings(max_examples=500 if is_nightly() else 30)
+
+
+def is_nightly() -> bool:
+    """Tell whether the profile that is loaded is the long one."""
+    return settings.default.stateful_step_count >= 100
