@@ -7,7 +7,8 @@ Interface
 
 The language is packetdrill's, as its published grammar has it. What of it is not built, and what a kernel of 2007 does not have,
 is named with file and line: Result.status is "unsupported". Of kemu's own are: the calls memalloc(fd), squeeze() and release(),
-``raw`` packets and ``{frag OFFSET:LENGTH}``, the options mem, cpus, ring, remote_isn and packet_split, and names in code (pd_names.py).
+``raw`` packets and ``{frag OFFSET:LENGTH}``, the options mem, cpus, ring, remote_isn and packet_split, and names in code
+(pd_names.py).
 
 Left out: IPv6, tunnels, Fast Open, MPTCP, accurate ECN and other extensions that are younger than 2.6.23; several threads of system
 calls; programs in backticks.

@@ -20,8 +20,10 @@ from kemu.kernel.wait import WaitQueue
 from kemu.kernel.world import World
 from kemu.machine import Machine, MachineConfig
 from kemu.mm.hog import AtomicHog
+from kemu_net.core.neighbour import NUD_NOARP
 from kemu_net.drivers.wire import Wire
 from kemu_net.ipv4.tcp_sock import TcpSock
+from kemu_net.ipv4.tcp_states import TCP_CLOSE
 from kemu_net.stack import NetStack
 from kemu_net.testing.pd_peer import Peer
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 MAC: Final = bytes.fromhex("020000000001")
 PEER_MAC: Final = bytes.fromhex("020000000002")
 SECOND: Final = 1_000_000_000
+_TAKE_IN_NS: Final = 2_000_000
 _REST_NS: Final = 200 * SECOND  # longer than TIME_WAIT, the reassembly timer and every neighbour's state
 
 
@@ -61,12 +64,17 @@ class Host:
             mtu=config.mtu,
             ring=config.ring,
             packet_split=config.packet_split,
+            itr_ns=1_000,
             prefix=config.prefix,
             gateway=config.gateway_ip,
             security=machine.selinux,
             build=machine.build,
         )
         self.peer = Peer(world, self.wire, PEER_MAC, MAC, (config.gateway_ip, config.remote_ip))
+        for address in (config.gateway_ip, config.remote_ip):  # scripts are written for a TUN device, which has no ARP
+            neigh = self.stack.arp.neigh_lookup_create(address)
+            assert neigh is not None
+            self.stack.arp.neigh_update(neigh, PEER_MAC, NUD_NOARP)
         self.sockets = self.stack.sockets()
         self.hog = AtomicHog(machine.slub)
         self.result: Any = None
@@ -120,6 +128,12 @@ class Host:
         if self.world.judge.stopped:
             raise KernelBug(f"the machine is dead: {self.world.judge.outcome}: {self.world.judge.reason}")
 
+    def take_in(self) -> None:
+        """Let the machine look at what is on its cable, as a write to a TUN device would."""
+        nic = self.stack.nic
+        rx = nic.rx
+        self.run(lambda: not rx.incoming and not rx.done and not nic.irq_masked, self.now + _TAKE_IN_NS)
+
     # the end
 
     def _in_use(self) -> dict[str, int]:
@@ -130,13 +144,16 @@ class Host:
     def finish(self, descriptors: list[int]) -> str | None:
         """Close everything and say what is left behind, None if nothing is."""
         self.hog.release()
+        self._flush_ring()
 
         def close_all() -> None:
+            for sk in list(self.stack.socks.live):
+                self.stack.socks.sk_clear_memalloc(sk)  # here, where it may sleep
             for fd in descriptors:
                 self.sockets.close(fd)
             tcp = self.stack.tcp
             for sk in list(self.stack.socks.live):
-                if isinstance(sk, TcpSock):
+                if isinstance(sk, TcpSock) and sk.sk_state != TCP_CLOSE:
                     tcp.abort(sk)
 
         self.start(close_all)
@@ -151,11 +168,17 @@ class Host:
         usage = stack.net_reserves.net_skb_reserve.usage
         if usage:
             return f"{usage} bytes are still charged to the reserve"
-        stack.inet.route.rt_cache_flush()
-        stack.arp.flush()
+        stack.inet.close()
         left = {name: count - self._before.get(name, 0) for name, count in self._in_use().items()}
         kept = {name: count for name, count in left.items() if count > 0}
         return f"objects are left: {', '.join(f'{count} of {name}' for name, count in kept.items())}" if kept else None
+
+    def _flush_ring(self) -> None:
+        """Let buffers of the reserve that rest in the card's ring be used up: frames that nobody wants."""
+        if self.stack.net_reserves.net_skb_reserve.usage:
+            for _ in range(2 * self.config.ring):
+                self.peer.send(bytes(20))
+                self.take_in()
 
     def close(self) -> None:
         """End the world."""

@@ -9,8 +9,7 @@ Rules of this file
       packetdrill (``wire.pending`` tells).
     * A time may be off by the tolerance: see pd_config.py. HZ is 250: a timer cannot be hit closer than 4 ms.
     * A line may expect more bytes than one segment holds, as a sender with TSO shows them: full segments in a row count as one.
-    * What the peer sends in one segment that no frame holds goes in several, as GRO's opposite: the flags are on the last;
-      datagrams are fragmented.
+    * What the peer sends and no frame holds goes in IP fragments, and is one segment again for TCP.
     * ``stimulus``: packets of the machine are not judged, only read for its sequence numbers and timestamps, and waited for no
       longer than the script says; code is not judged either. What remains is what system calls return.
 """
@@ -143,6 +142,7 @@ class Runner:
         problem = self.sender.send(packet)
         if problem is not None:
             raise ScriptSyntaxError(self.script.name, self.line, problem)
+        self.host.take_in()
 
     def _command(self, command: Command) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from kemu_net.testing.pd_ast import FIN, PSH, SYN, URG, IcmpSpec, Packet, RawSpec, TcpSpec, UdpSpec
+from kemu_net.testing.pd_ast import URG, IcmpSpec, Packet, RawSpec, TcpSpec, UdpSpec
 from kemu_net.testing.pd_conn import Conn
 from kemu_net.testing.pd_wire import (
     ICMP,
@@ -18,7 +18,6 @@ from kemu_net.testing.pd_wire import (
     fill,
     icmp_message,
     ip_packet,
-    pack_options,
     slice_packet,
     tcp_segment,
     udp_datagram,
@@ -70,6 +69,16 @@ class Sender:
             whole = slice_packet(whole, *packet.fragment)
         self.host.peer.send(whole)
 
+    def _emit_whole(self, packet: Packet, conn: Conn, proto: int, payload: bytes, fragment: int) -> None:
+        """Send an IP packet, in fragments if no frame holds it."""
+        room = self.host.config.mtu - 20 & ~7
+        if packet.fragment is not None or len(payload) <= self.host.config.mtu - 20:
+            self._emit(packet, conn, proto, payload, fragment=fragment)
+            return
+        self.ident = self.ident + 1 & 0xFFFF
+        for at in range(0, len(payload), room):
+            self._emit(attrs.evolve(packet, fragment=(at, room, self.ident)), conn, proto, payload, fragment=0)
+
     def _tcp(self, packet: Packet, body: TcpSpec) -> str | None:
         found = self.conns.sending(body.ports, TCP)
         if found is None:
@@ -77,18 +86,7 @@ class Sender:
         conn, ports = found
         if body.flags & URG:
             conn.compares = False
-        room = (self.host.config.mtu - 40 - len(pack_options(body.options or ()))) or 1
-        if body.length <= room or packet.fragment is not None:
-            self._emit(packet, conn, TCP, conn.to_wire(body, ports))
-            return None
-        at = 0
-        while at < body.length:
-            size = min(room, body.length - at)
-            flags = body.flags if at + size == body.length else body.flags & ~(FIN | PSH)
-            syn = 1 if at and body.flags & SYN else 0
-            piece = attrs.evolve(body, seq=body.seq + at + syn & _M32, length=size, flags=flags & ~SYN if syn else flags)
-            self._emit(packet, conn, TCP, conn.to_wire(piece, ports))
-            at += size
+        self._emit_whole(packet, conn, TCP, conn.to_wire(body, ports), 0x4000)
         return None
 
     def _udp(self, packet: Packet, body: UdpSpec) -> str | None:
@@ -96,14 +94,7 @@ class Sender:
         if found is None:
             return "there is no UDP socket that this datagram could be for"
         conn, ports = found
-        datagram = udp_datagram(conn.remote_ip, conn.local_ip, ports, fill(0, body.length))
-        room = self.host.config.mtu - 20 & ~7
-        if packet.fragment is not None or len(datagram) <= self.host.config.mtu - 20:
-            self._emit(packet, conn, UDP, datagram, fragment=0)
-            return None
-        self.ident += 1
-        for at in range(0, len(datagram), room):
-            self._emit(attrs.evolve(packet, fragment=(at, room, self.ident)), conn, UDP, datagram, fragment=0)
+        self._emit_whole(packet, conn, UDP, udp_datagram(conn.remote_ip, conn.local_ip, ports, fill(0, body.length)), 0)
         return None
 
     def _icmp(self, packet: Packet, body: IcmpSpec) -> str | None:
