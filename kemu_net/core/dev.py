@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from kemu.kernel.softirq import NET_RX_SOFTIRQ, NET_TX_SOFTIRQ
 from kemu.kernel.task import PF_MEMALLOC, tsk_restore_flags
+from kemu.mm.gfp import GFP_ATOMIC
+from kemu_net.core.skbuff import PACKET_OUTGOING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +100,8 @@ class Dev:
     """The device layer of one machine.
 
     :ivar packet_types: protocol number to handler (``ptype_base``).
-    :ivar ptype_all: taps; each is called with its own reference to every normal frame.
+    :ivar ptype_all: taps; each is called with its own reference to every normal frame, and with a clone of every frame sent. A tap
+        with an attribute ``owner`` (a socket) is spared the frames of that socket.
     """
 
     def __init__(self, kernel: Kernel, skbs: SkbAlloc) -> None:
@@ -205,6 +208,8 @@ class Dev:
         nic: NetDevice = skb.dev
         if self._tp_xmit.enabled:
             self._tp_xmit(skb.addr, skb.len, nic.name)
+        if self.ptype_all:
+            self._dev_queue_xmit_nit(skb)
         if not nic.stopped and not nic.qdisc and nic.hard_start_xmit(skb) == NETDEV_TX_OK:
             return 0
         if len(nic.qdisc) >= nic.tx_queue_len:
@@ -213,6 +218,21 @@ class Dev:
         nic.qdisc.append(skb)
         self.qdisc_run(nic)
         return 0
+
+    def _dev_queue_xmit_nit(self, skb: SkBuff) -> None:
+        """Show a frame that is being sent to the taps, but not to the socket that sends it (``dev_queue_xmit_nit()``).
+
+        Once for each frame: the kernel does it each time that it tries the driver.
+        """
+        for tap in list(self.ptype_all):
+            if skb.sk is not None and getattr(tap, "owner", None) is skb.sk:
+                continue
+            seen = self.skbs.skb_clone(skb, GFP_ATOMIC)
+            if seen is None:
+                return
+            seen.mac = seen.data
+            seen.pkt_type = PACKET_OUTGOING
+            tap(seen)
 
     def qdisc_run(self, nic: NetDevice) -> None:
         """Move frames from the queue to the ring until one of them is empty or full (``qdisc_run()``)."""
