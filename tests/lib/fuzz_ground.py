@@ -133,7 +133,7 @@ class FuzzHost:
         sk = self.tcp.sock_create()
         assert self.tcp.connect_nonblock(sk, IP_B, 2049) == -115
         self.aims.append(Aim(2049, sk.sport, 9000, 0))
-        self.run(2)
+        self.run(10)  # the question for its hardware address comes a jiffy later
         self.socks.append((self.tcp, sk))
 
     def _half_open(self) -> None:
@@ -155,7 +155,11 @@ class FuzzHost:
         return aim, conn
 
     def close(self) -> None:
-        """Close all sockets and wait until the last timer has run out; then nothing may be left."""
+        """Close all sockets and wait until the last timer has run out; then nothing may be left.
+
+        Memory comes back first: tcp_send_fin() asks until there is some.
+        """
+        self.unhog()
         for family, sk in reversed(self.socks):
             self.stack.socks.sk_clear_memalloc(sk)  # as who swaps does: the last reference may go in softirq
             family.close(sk)
@@ -168,17 +172,21 @@ class FuzzHost:
         stack.check()
         stack.close()
         assert (stack.skbs.live, stack.skbs.emergency_live, stack.net_reserves.net_skb_reserve.usage) == (0, 0, 0)
-        self.unhog()
         self.slub.check()
         self.page_alloc.check()
 
     # memory
 
     def to_the_floor(self) -> None:
-        """Take every kmalloc class until NULL: what the NIC receives from now on lies in the reserve, or finds no buffer."""
+        """Empty the ring, take every kmalloc class until NULL, refill: all that the NIC receives lies in the reserve now."""
+        ring = self.stack.nic.rx
+        while ring.buffers:
+            ring._free_buffer(ring.buffers.popleft())
         for size in (4096, 2048, 1024, 512, 256, 192, 128, 96, 64, 32, 16, 8):
             while (addr := self.slub.kmalloc(size, GFP_ATOMIC | _GFP_NOWARN)) is not None:
                 self.hogged.append(addr)
+        ring.refill()
+        assert all(skb.emergency for skb, _pages in ring.buffers), ring.buffers
 
     def unhog(self) -> None:
         while self.hogged:
