@@ -5,7 +5,6 @@ Interface: constants; Linger, Timeval, SockaddrIn, SockaddrLl, Msg.
 Rules
     * Values are those of x86.
     * Addresses are ints in host order, ports are ints in host order.
-    * TCP's option numbers stand with TCP's options.
 """
 
 from __future__ import annotations
@@ -69,6 +68,20 @@ IP_RECVTTL: Final = 12
 IP_RECVTOS: Final = 13
 IP_MTU: Final = 14
 IP_FREEBIND: Final = 15
+
+TCP_NODELAY: Final = 1
+TCP_MAXSEG: Final = 2
+TCP_CORK: Final = 3
+TCP_KEEPIDLE: Final = 4
+TCP_KEEPINTVL: Final = 5
+TCP_KEEPCNT: Final = 6
+TCP_SYNCNT: Final = 7
+TCP_LINGER2: Final = 8
+TCP_DEFER_ACCEPT: Final = 9
+TCP_WINDOW_CLAMP: Final = 10
+TCP_INFO: Final = 11
+TCP_QUICKACK: Final = 12
+TCP_CONGESTION: Final = 13
 
 UDP_CORK: Final = 1
 ICMP_FILTER: Final = 1
