@@ -152,7 +152,7 @@ def test_a_result_with_a_note():
 
 
 def test_code_and_commands():
-    assert _event("0 %{ assert a == {1: 2}[1] }%").action == Code("assert a == {1: 2}[1] ")
+    assert _event("0 %{ assert a == {1: 2}[1] }%").action == Code("assert a == {1: 2}[1]")
     assert _event("0 `sysctl -q a.b=1`").action == Command("sysctl -q a.b=1")
 
 
