@@ -8,20 +8,23 @@ Interface (methods of Tcp; errors are negative errnos)
     shutdown, close, abort, disconnect           tcp_close.py
     sendmsg, sendpage                            tcp_send.py
     recvmsg, read_sock                           tcp_recv.py
+    tcp_setsockopt, tcp_getsockopt               tcp_options_calls.py
 
 Rules
     * Process context, except read_sock().
-    * Left out: socket options as calls (callers set the fields: sk_allocation, nonagle, sk_reuse, syn_retries); poll.
+    * The machine's net.ipv4.tcp_* variables are attributes sysctl_tcp_*; three of them are shown in seconds and kept in jiffies.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from kemu.kernel.errno import EADDRNOTAVAIL, EINVAL
+from kemu.kernel.timer import HZ
 from kemu.mm.gfp import GFP_KERNEL
 from kemu_net.core.sock import sock_put
-from kemu_net.ipv4.tcp_connect import TcpConnect
+from kemu_net.ipv4.tcp_options_calls import TcpOptionsCalls
 from kemu_net.ipv4.tcp_sock import TcpSock
 from kemu_net.ipv4.tcp_states import TCP_CLOSE
 
@@ -33,17 +36,62 @@ if TYPE_CHECKING:
     from kemu_net.ipv4.inet import Inet
 
 IPPROTO_TCP = 6
+_SYSCTLS: Final = (
+    "timestamps",
+    "window_scaling",
+    "sack",
+    "dsack",
+    "fack",
+    "reordering",
+    "retrans_collapse",
+    "slow_start_after_idle",
+    "moderate_rcvbuf",
+    "low_latency",
+    "app_win",
+    "abort_on_overflow",
+    "rfc1337",
+    "max_syn_backlog",
+    "syn_retries",
+    "synack_retries",
+    "retries1",
+    "retries2",
+    "orphan_retries",
+    "max_orphans",
+    "keepalive_probes",
+)
+_IN_SECONDS: Final = ("fin_timeout", "keepalive_time", "keepalive_intvl")
 
 
-class Tcp(TcpConnect):
+def _set_entry(vector: list[int], value: int, index: int) -> None:
+    """Write one entry of a sysctl that is a vector."""
+    vector[index] = value
+
+
+class Tcp(TcpOptionsCalls):
     """TCP of one machine."""
 
     def __init__(self, kernel: Kernel, socks: Socks, skbs: SkbAlloc, inet: Inet, stats: NetStats) -> None:
         super().__init__(kernel, socks, skbs, inet, stats)
         inet.inet_add_protocol(IPPROTO_TCP, self.tcp_v4_rcv)
+        register = kernel.sysctl.register
         for name in ("mem", "rmem", "wmem"):
             vector: list[int] = getattr(self.prot, f"sysctl_{name}")
-            kernel.sysctl.register(f"net.ipv4.tcp_{name}", vector.copy, vector.__setitem__, count=3)
+            register(f"net.ipv4.tcp_{name}", vector.copy, partial(_set_entry, vector), count=3)
+        for name in _SYSCTLS:
+            variable = f"sysctl_tcp_{name}"
+            register(f"net.ipv4.tcp_{name}", partial(getattr, self, variable), partial(setattr, self, variable))
+        for name in _IN_SECONDS:
+            variable = f"sysctl_tcp_{name}"
+            register(f"net.ipv4.tcp_{name}", partial(self._seconds, variable), partial(self._set_seconds, variable))
+
+    def _seconds(self, variable: str) -> int:
+        """Show a time in seconds (``proc_dointvec_jiffies()``)."""
+        jiffies: int = getattr(self, variable)
+        return jiffies // HZ
+
+    def _set_seconds(self, variable: str, seconds: int) -> None:
+        """Store a time that was given in seconds."""
+        setattr(self, variable, seconds * HZ)
 
     # birth
 

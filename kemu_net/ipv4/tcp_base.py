@@ -14,7 +14,12 @@ TCP is one subsystem in layers; each file adds a class that uses the layers belo
     TcpTimewait      tcp_timewait.py    TIME_WAIT
     TcpTimers        tcp_timer.py       retransmission, probes, delayed acknowledgements
     TcpCong          tcp_cong.py        round trip time, congestion, recovery
-    TcpOutput        tcp_output.py      making and sending segments
+    TcpSack          tcp_sack.py        what SACK says about segments in flight
+    TcpRetransmit    tcp_retransmit.py  sending again
+    TcpControl       tcp_control.py     ACK, SYN, FIN, RST, probes
+    TcpOutput        tcp_output.py      the write queue
+    TcpTransmit      tcp_transmit.py    one segment's header
+    TcpWindow        tcp_window.py      windows and segment sizes
     TcpReply         tcp_reply.py       segments without a connection
     TcpBase          this file          (2.6.23 net/ipv4/inet_hashtables.c, inet_connection_sock.c, tcp.c: tcp_done())
 
@@ -81,6 +86,19 @@ class TcpBase:
     sysctl_tcp_max_syn_backlog = 256
     sysctl_tcp_synack_retries = 5
     sysctl_tcp_fin_timeout = 60 * HZ
+    sysctl_tcp_fack = 1
+    sysctl_tcp_reordering = 3
+    sysctl_tcp_retrans_collapse = 1
+    sysctl_tcp_slow_start_after_idle = 1
+    sysctl_tcp_syn_retries = 5
+    sysctl_tcp_retries1 = 3
+    sysctl_tcp_retries2 = 15
+    sysctl_tcp_orphan_retries = 0
+    sysctl_tcp_max_orphans = 8192  # NR_FILE
+    sysctl_tcp_keepalive_time = 7200 * HZ
+    sysctl_tcp_keepalive_probes = 9
+    sysctl_tcp_keepalive_intvl = 75 * HZ
+    sysctl_tcp_adv_win_scale = 2
 
     def __init__(self, kernel: Kernel, socks: Socks, skbs: SkbAlloc, inet: Inet, stats: NetStats) -> None:
         self.kernel = kernel
@@ -206,6 +224,9 @@ class TcpBase:
             kfree_skb(skb)
         sk.out_of_order_queue.clear()
         self.inet_put_port(sk)
+        if sk.sndmsg_page is not None:
+            self.skbs.page_alloc.put_page(sk.sndmsg_page)
+            sk.sndmsg_page = None
         self.streams.sk_stream_kill_queues(sk)
         self.prot.sockets_allocated -= 1
         self.orphan_count -= 1
@@ -217,7 +238,7 @@ class TcpBase:
         for queue in (sk.sk_rtx_queue, sk.sk_write_queue):
             while queue:
                 free(sk, queue.popleft())
-        sk.sacked_out = sk.lost_out = sk.retrans_out = 0
+        sk.sacked_out = sk.lost_out = sk.retrans_out = sk.fackets_out = 0
         self.streams.sk_stream_mem_reclaim(sk)
 
     # timers
@@ -238,6 +259,7 @@ class TcpBase:
         self.sk_stop_timer(sk, sk.retransmit_timer)
         self.sk_stop_timer(sk, sk.delack_timer)
         self.sk_stop_timer(sk, sk.listen_timer)
+        self.sk_stop_timer(sk, sk.keepalive_timer)
 
     def inet_csk_reset_xmit_timer(self, sk: TcpSock, what: int, when: int, max_when: int) -> None:
         """Arm the retransmission timer for ``what``, ``when`` jiffies from now (``inet_csk_reset_xmit_timer()``)."""

@@ -7,11 +7,13 @@ Rules
     * ``nonblock`` writes take what fits; with nothing taken they give -EAGAIN, be it room or memory that is missing.
       sk_socket_flags then has SOCK_ASYNC_NOSPACE, and SOCK_NOSPACE if sk_write_space() will report room. When memory is missing
       nothing will: the caller must come back by itself, as in the kernel.
+    * A writer that waits gives up with -EAGAIN after SO_SNDTIMEO (sk_sndtimeo), if nothing was taken.
     * ``more`` is MSG_MORE: a short last segment waits for the next call.
+    * What does not fit into a segment's head (3592 bytes: it has one page less headers) goes into pages behind it. Writes fill one
+      page of the socket after the other.
     * Pages of sendpage() are not copied: they are read when the device sends, again at each retransmission, and held until
       acknowledged.
-    * Left out: urgent data; linear data beyond one page's worth per segment (with a jumbo MTU, sendmsg() makes segments of 3592
-      bytes).
+    * Left out: urgent data.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kemu.kernel.errno import EAGAIN, EPIPE
+from kemu.mm.gfp import PAGE_SIZE
 from kemu.mm.page import get_page
 from kemu_net.core.skbuff import MAX_SKB_FRAGS
 from kemu_net.core.sock import SEND_SHUTDOWN, SOCK_NOSPACE
-from kemu_net.core.stream import sk_stream_memory_free
+from kemu_net.core.stream import sk_stream_memory_free, sk_stream_moderate_sndbuf
 from kemu_net.ipv4.tcp_recv import TcpRecv
 from kemu_net.ipv4.tcp_sock import ACK, MASK, PSH, SIGN, TCP_NAGLE_PUSH, TcpSock
 from kemu_net.ipv4.tcp_states import TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT
@@ -41,15 +44,18 @@ class TcpSend(TcpRecv):
 
     def _wait_connect(self, sk: TcpSock, nonblock: bool) -> int:
         """Wait until data may be sent (``sk_stream_wait_connect()``): 0 or a negative errno."""
+        left = 0 if nonblock else sk.sk_sndtimeo
         while sk.sk_state not in _SENDING:
             if sk.sk_err:
                 return self._take_error(sk)
             if sk.sk_state not in _CONNECTING:
                 return -EPIPE
-            if nonblock:
+            if not left:
                 return -EAGAIN
             self.socks.release_sock(sk)
-            self.sched.wait_event(sk.sk_sleep, lambda: sk.sk_state not in _CONNECTING or sk.sk_err != 0, ("socket", sk))
+            left = self.sched.wait_event_timeout(
+                sk.sk_sleep, lambda: sk.sk_state not in _CONNECTING or sk.sk_err != 0, left, ("socket", sk)
+            )
             self.socks.lock_sock(sk)
         if sk.sk_err or sk.sk_shutdown & SEND_SHUTDOWN:
             return self._take_error(sk) or -EPIPE
@@ -61,6 +67,7 @@ class TcpSend(TcpRecv):
         if skb is not None:
             skb.seq = skb.end_seq = sk.write_seq
             skb.flags = ACK
+            sk.nonagle &= ~TCP_NAGLE_PUSH
             sk.sk_write_queue.append(skb)
             sk.sk_wmem_queued += skb.truesize
             sk.sk_forward_alloc -= skb.truesize
@@ -91,35 +98,70 @@ class TcpSend(TcpRecv):
         if sk.sk_state not in _SENDING or sk.sk_err or sk.sk_shutdown & SEND_SHUTDOWN:
             err = self._wait_connect(sk, nonblock)
         total = len(data)
-        mss = sk.mss_cache
-        limit = mss
-        if limit > _LINEAR_MAX:
-            limit = _LINEAR_MAX
+        mss = self.tcp_current_mss(sk)
+        limit = min(_LINEAR_MAX, mss)
         unsent = sk.sk_write_queue
         segments = 0
         while copied < total and not err:
             skb = unsent[-1] if unsent else None
-            if skb is None or skb.len >= limit or skb.data_len or skb.end - 192 < skb.len + 1:
+            if skb is None or skb.len >= mss or (skb.data_len and not _takes_more(sk, skb)):
                 skb = self._skb_entail(sk, limit) if sk_stream_memory_free(sk) else None
                 if skb is None:
                     err = self._wait_for_memory(sk, copied, mss, nonblock)
+                    mss = self.tcp_current_mss(sk)
                     continue
                 segments += 1
             room = skb.end - 192
-            if room > limit:
-                room = limit
             length = skb.len
-            piece = data[copied : copied + room - length]
-            skb.buf = skb.buf + piece if length else piece
-            size = len(piece)
-            skb.len = length + size
+            if length < room and not skb.data_len:
+                if room > mss:
+                    room = mss
+                piece = data[copied : copied + room - length]
+                skb.buf = skb.buf + piece if length else piece
+                size = len(piece)
+                skb.len = length + size
+            else:
+                size = self._copy_to_page(sk, skb, data[copied : copied + mss - length])
+                if not size:
+                    err = self._wait_for_memory(sk, copied, mss, nonblock)
+                    mss = self.tcp_current_mss(sk)
+                    continue
             if not copied:
                 skb.flags &= ~PSH
             copied += size
             sk.write_seq = skb.end_seq = sk.write_seq + size & MASK
-            if copied < total and skb.len >= limit:
+            if copied < total and skb.len >= mss:
                 self._push_full(sk, skb, mss)
         return self._sent(sk, copied, err, more, mss, segments)
+
+    def _copy_to_page(self, sk: TcpSock, skb: SkBuff, data: bytes) -> int:
+        """Put as much of ``data`` behind a segment as the socket's page takes; give how much, 0 without memory."""
+        page = sk.sndmsg_page
+        offset = sk.sndmsg_off
+        pages = self.skbs.page_alloc
+        if page is not None and offset == PAGE_SIZE:
+            pages.put_page(page)
+            page = sk.sndmsg_page = None
+        if page is None:
+            offset = 0
+        size = min(len(data), PAGE_SIZE - offset)
+        if not self.streams.sk_stream_wmem_schedule(sk, size):
+            return 0
+        if page is None:
+            page = pages.alloc_pages(sk.sk_allocation, 0)  # sk_stream_alloc_page()
+            if page is None:
+                self.streams.enter_memory_pressure(sk.sk_prot)
+                sk_stream_moderate_sndbuf(sk)
+                return 0
+            page.contents = bytes(PAGE_SIZE)
+            sk.sndmsg_page = page
+        old = page.contents or bytes(PAGE_SIZE)
+        page.contents = old[:offset] + data[:size] + old[offset + size :]
+        _add_frag(skb, page, offset, size)
+        sk.sk_wmem_queued += size
+        sk.sk_forward_alloc -= size
+        sk.sndmsg_off = offset + size
+        return size
 
     def _sent(self, sk: TcpSock, copied: int, err: int, more: bool, mss: int, segments: int) -> int:
         """Push, let the time of the work pass, and leave the socket (``out`` in tcp_sendmsg())."""
@@ -139,7 +181,7 @@ class TcpSend(TcpRecv):
         err = 0
         if sk.sk_state not in _SENDING or sk.sk_err or sk.sk_shutdown & SEND_SHUTDOWN:
             err = self._wait_connect(sk, nonblock)
-        mss = sk.mss_cache
+        mss = self.tcp_current_mss(sk)
         unsent = sk.sk_write_queue
         segments = 0
         while copied < size and not err:
@@ -148,6 +190,7 @@ class TcpSend(TcpRecv):
                 skb = self._skb_entail(sk, 0) if sk_stream_memory_free(sk) else None
                 if skb is None:
                     err = self._wait_for_memory(sk, copied, mss, nonblock)
+                    mss = self.tcp_current_mss(sk)
                     continue
                 segments += 1
             piece = mss - skb.len
@@ -169,6 +212,15 @@ class TcpSend(TcpRecv):
             if copied < size and skb.len >= mss:
                 self._push_full(sk, skb, mss)
         return self._sent(sk, copied, err, more, mss, segments)
+
+
+def _takes_more(sk: TcpSock, skb: SkBuff) -> bool:
+    """Tell whether another piece fits behind a segment that has pages already."""
+    frags = skb.frags or []
+    if len(frags) < MAX_SKB_FRAGS:
+        return True
+    page, offset, size = frags[-1]
+    return page is sk.sndmsg_page and offset + size == sk.sndmsg_off < PAGE_SIZE
 
 
 def _add_frag(skb: SkBuff, page: Page, offset: int, size: int) -> None:

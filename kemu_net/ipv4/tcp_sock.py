@@ -229,7 +229,7 @@ class TcpSock(Sock):
         # receiving
         self.rcv_nxt = self.rcv_wup = self.rcv_wnd = self.copied_seq = 0
         self.rcv_ssthresh = 0
-        self.window_clamp = MAX_TCP_WINDOW
+        self.window_clamp = 0  # no limit
         self.rcv_tstamp = 0
         self.pred_flags = 0
         self.out_of_order_queue: list[SkBuff] = []
@@ -274,7 +274,7 @@ class TcpSock(Sock):
         # retransmitting
         self.icsk_pending = self.icsk_timeout = 0
         self.backoff = self.retransmits = self.probes_out = 0
-        self.syn_retries = TCP_SYN_RETRIES
+        self.syn_retries = 0  # the machine's default
         self.retransmit_timer: Timer
         self.delack_timer: Timer
         # keeping alive, in jiffies; 0 is the machine's default

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kemu.kernel.errno import EAGAIN, EINPROGRESS, ENOBUFS
 from kemu.mm.gfp import GFP_KERNEL
-from kemu_net.ipv4.tcp_output import tcp_acceptable_seq, tcp_init_cwnd
+from kemu_net.ipv4.tcp_window import tcp_acceptable_seq, tcp_init_cwnd
 from kemu_net.ipv4.tcp_sock import TCP_CA_CWR, TCP_CA_OPEN, TCP_NAGLE_OFF
 from tcp_ground import ACK, FIN, IP_B, MSS_1460, SYN, connected, flags_of, one_tcp, state
 
