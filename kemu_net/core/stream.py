@@ -32,6 +32,7 @@ from kemu_net.core.sock import (
     SOCK_QUEUE_SHRUNK,
     SOCK_SNDBUF_LOCK,
     Sock,
+    sock_sndtimeo,
 )
 
 if TYPE_CHECKING:
@@ -216,27 +217,32 @@ class Streams:
         """Wait for room in the send buffer, or a while for memory (``sk_stream_wait_memory()``): 0, -EAGAIN, -EPIPE or the error.
 
         The caller owns the socket; it is given up while waiting. When the buffer has room, what failed was an allocation, and only
-        time helps: 2 to 51 jiffies.
+        time helps: 2 to 51 jiffies. SO_SNDTIMEO bounds each wait; the kernel bounds their sum within one call.
         """
         sk.sk_socket_flags |= SOCK_ASYNC_NOSPACE
         if sk.sk_err or sk.sk_shutdown & SEND_SHUTDOWN:
             return -EPIPE
-        if nonblock:
+        timeo = sock_sndtimeo(sk, nonblock)
+        if not timeo:
             return -EAGAIN
         sched = self.sched
         socks = self.socks
+        left = 1
         if sk_stream_memory_free(sk):
             socks.release_sock(sk)
-            sched.schedule_timeout(self.rng.randrange(50) + 2, ("socket", sk))
+            sched.schedule_timeout(min(self.rng.randrange(50) + 2, timeo), ("socket", sk))
             socks.lock_sock(sk)
         else:
             sk.sk_socket_flags |= SOCK_NOSPACE
             socks.release_sock(sk)
-            sched.wait_event(
+            left = sched.wait_event_timeout(
                 sk.sk_sleep,
                 lambda: sk_stream_memory_free(sk) or sk.sk_err != 0 or sk.sk_shutdown & SEND_SHUTDOWN != 0,
+                timeo,
                 ("socket", sk),
             )
             socks.lock_sock(sk)
         sk.sk_socket_flags &= ~SOCK_ASYNC_NOSPACE
-        return -EPIPE if sk.sk_err or sk.sk_shutdown & SEND_SHUTDOWN else 0
+        if sk.sk_err or sk.sk_shutdown & SEND_SHUTDOWN:
+            return -EPIPE
+        return 0 if left else -EAGAIN
