@@ -170,5 +170,4 @@ class NetStack:
         self.nic.close()
         for softnet in self.dev.softnet:
             self.socks.skb_queue_purge(softnet.input_pkt_queue)
-        self.inet.route.rt_cache_flush()
-        self.arp.flush()
+        self.inet.close()

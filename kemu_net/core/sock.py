@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from kemu.errors import KernelBug
 from kemu.kernel.errno import ENOMEM
 from kemu.mm.gfp import _GFP_MEMALLOC, GFP_KERNEL, gfp_t
+from kemu_net.core.dst import sk_dst_set
 from kemu_net.core.sock_receive import SecurityHooks, SockReceive
 from kemu_net.core.sock_struct import (
     RCV_SHUTDOWN,
@@ -182,7 +183,7 @@ class Socks(SockReceive):
             self.sk_clear_memalloc(sk)
         if sk.sk_rmem_alloc or sk.sk_wmem_alloc or sk.sk_receive_queue or sk.sk_backlog:
             raise KernelBug("a socket with packets is freed", state=sk)
-        sk.sk_dst = None
+        sk_dst_set(sk, None)
         del self.live[sk]
         self.sock_release_inode(sk)
         self.slub.kmem_cache_free(sk.sk_prot.cache, sk.addr)

@@ -5,6 +5,7 @@ for either, and the fragment leaves together are the budget of all emergency rec
 
 Interface
     InetReserves(kernel, reserves, net_reserves, route, ip6)    ip6: (cache, routes, bytes), or None if IPv6 is not built in
+    bounds[name] = fn                                           fn(value) hears of every change
     sysctls net.ipv4.route.max_size, net.ipv4.ipfrag_high_thresh, net.ipv6.route.max_size, net.ipv6.ip6frag_high_thresh
     sysctl_binary(name, value)                                  sysctl(2), the binary call
 
@@ -16,7 +17,7 @@ Rules
     * A negative value reaches the size arithmetic in v14 (b18b, in mm/reserve.py).
     * Without the patch there are no leaves and the budget is 0. For a machine that shall run without it but with a budget,
       ``constant_budget`` is a limit of the SKB data reserve set by hand.
-    * Reassembly itself is not built: ipfrag_high_thresh bounds nothing yet.
+    * Every stored value reaches who lives by it: the caches and the evictors of both families (``bounds``).
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ class InetReserves:
         self.leaves: dict[str, MemReserve] = {}
         self._setters: dict[str, Callable[[int], int]] = {}
         self.values: dict[str, int] = {}
+        self.bounds: dict[str, Callable[[int], object]] = {
+            "net.ipv4.route.max_size": lambda value: setattr(route, "max_size", value)
+        }
         rx, skb = net_reserves.net_rx_reserve, net_reserves.net_skb_reserve
-        self._route = route
         self._add("net.ipv4.route.max_size", "IPv4 route cache", rx, route.max_size, route.ip_dst_cache)
         self._add("net.ipv4.ipfrag_high_thresh", "IPv4 fragment cache", skb, IPFRAG_HIGH_THRESH, None)
         if ip6 is not None:
@@ -97,8 +100,9 @@ class InetReserves:
 
     def _store(self, name: str, value: int) -> None:
         self.values[name] = value
-        if name == "net.ipv4.route.max_size":
-            self._route.max_size = value
+        bound = self.bounds.get(name)
+        if bound is not None:
+            bound(value)
 
     def sysctl_binary(self, name: str, value: int) -> int:
         """Change a tunable through sysctl(2): 0 or a negative errno."""

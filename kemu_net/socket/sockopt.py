@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from kemu.kernel.errno import EDOM, EINVAL, ENOPROTOOPT, ENOTCONN
 from kemu.kernel.timer import HZ, MAX_SCHEDULE_TIMEOUT
 from kemu_net.core import uapi
+from kemu_net.core.dst import sk_dst_set
 from kemu_net.core.sock import (
     SOCK_BROADCAST,
     SOCK_DBG,
@@ -190,7 +191,7 @@ def ip_setsockopt(sk: Sock, optname: int, value: Any) -> int:
         if sk.sk_type == uapi.SOCK_STREAM:
             val = (val & ~3) | (sk.tos & 3)  # the two bits of ECN are TCP's
         sk.tos = val & 0xFF
-        sk.sk_dst = None
+        sk_dst_set(sk, None)
     elif optname == uapi.IP_TTL:
         if not (val == -1 or 1 <= val <= 255):
             return -EINVAL

@@ -131,10 +131,10 @@ class Net:
         sk = self.b.socket(9999)
         out = self.a.socket(9998)
         assert self.a.udp.sendto(out, b"hello", IP_B, 9999) == 5
-        self.run(2)
+        self.run(10)
         assert self.b.udp.recvfrom(sk, nonblock=True)[0] == b"hello"
         self.b.udp.sendto(sk, b"hello", IP_A, 9998)
-        self.run(2)
+        self.run(10)
         self.a.udp.recvfrom(out, nonblock=True)
         self.b.udp.close(sk)
         self.a.udp.close(out)

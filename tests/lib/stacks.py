@@ -58,7 +58,7 @@ class Stacks:
                 close_nic(nic, self.captures)
         for inet in self.inets:
             if world is None or inet.dev.kernel.world is world:
-                inet.arp.flush()
+                inet.close()
         for socks in self.socks:
             if world is None or socks.kernel.world is world:
                 for sk in list(socks.live):

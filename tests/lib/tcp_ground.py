@@ -89,7 +89,7 @@ class FakeInet:
         return addr in (0, self.ip)
 
     def ip_route_output(self, daddr, saddr=0):
-        return self.route_error or SimpleNamespace(saddr=saddr or self.ip, neigh=None, obsolete=False)
+        return self.route_error or SimpleNamespace(saddr=saddr or self.ip, neigh=None, obsolete=False, refcnt=0, mtu=self.nic.mtu)
 
     def ip_queue_xmit(self, skb, sk) -> int:
         return self.ip_send_skb(skb, sk.saddr, sk.daddr, sk.sk_protocol)

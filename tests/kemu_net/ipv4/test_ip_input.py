@@ -33,9 +33,14 @@ def mangled(frame: bytes, at: int, value: int) -> bytes:
         (udp_frame(daddr=IP_B), "not for this host"),
         (udp_frame(saddr=0xE0000001), "ip: martian source"),
         (udp_frame(saddr=IP_A), "ip: martian source"),
-        (MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, b"x" * 40, fragment=0x2000), "fragment"),
-        (MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, b"x" * 40, fragment=0x0003), "fragment"),
-        (MAC_A + MAC_B + b"\x08\x00" + ip_packet(99, b"x" * 40), "no transport protocol"),
+        (udp_frame(saddr=0x7F000001), "ip: martian source"),
+        (udp_frame(saddr=0), "ip: martian source"),
+        (udp_frame(saddr=0x00000005), "ip: martian source"),
+        (udp_frame(saddr=IP_A | 0xFF), "ip: martian source"),
+        (udp_frame(daddr=0x7F000001), "ip: martian destination"),
+        (udp_frame(daddr=0xF0000001), "ip: martian destination"),
+        (udp_frame(daddr=0), "ip: martian destination"),
+        (udp_frame(saddr=IP_A, daddr=IP_A, sport=7), "ip: martian source"),  # land
     ],
 )
 def test_what_is_wrong_is_counted_and_freed(net, frame, reason):
@@ -60,12 +65,21 @@ def test_options_are_skipped(net):
     assert seen == [b"data"]
 
 
-def test_padding_in_fragments_is_refused(net):
-    """A card that splits packets cuts them too: what still has padding behind fragments is not trimmed here."""
-    skb, page = with_page(net.a, ip_packet(17, b"x" * 40), b"padding")
+def test_padding_in_pages_is_cut_off(net):
+    seen = []
+    net.a.inet.inet_add_protocol(PROTO, lambda skb: (seen.append(skb_bytes(skb)), net.a.skbs.kfree_skb(skb)))
+    skb, page = with_page(net.a, ip_packet(PROTO, b"x" * 40), b"padding")
     net.a.inet.input.ip_rcv(skb)
-    assert net.a.stats.ignored["ip: padded fragments"] == 1
-    assert page.count == 0
+    assert (seen, page.count) == ([b"x" * 40], 0)
+
+
+def test_a_protocol_that_nobody_speaks_is_told(net):
+    seen = []
+    net.b.inet.inet_add_protocol(1, lambda skb: (seen.append(skb_bytes(skb)), net.b.skbs.kfree_skb(skb)))
+    net.flood(MAC_A + MAC_B + b"\x08\x00" + ip_packet(99, b"x" * 40))
+    net.run(1)
+    assert net.a.stats.ignored["no transport protocol"] == 1
+    assert [message[:2] for message in seen] == [b"\x03\x02"]
 
 
 def test_a_protocol_finds_headers_and_addresses(net):

@@ -8,6 +8,7 @@ from kemu.kernel.errno import EHOSTUNREACH, EMSGSIZE
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.core.checksum import csum_ok
 from kemu_net.core.skbuff import skb_bytes
+from kemu_net.core.uapi import IP_PMTUDISC_WANT
 from kemu_net.ipv4.ip_output import dst_confirm
 from net_ground import IP_A, IP_B, MAC_A, MAC_B, two_hosts
 
@@ -19,6 +20,7 @@ class Sink:
 
     def __init__(self, daddr: int = IP_B) -> None:
         self.sk_dst = None
+        self.tos, self.uc_ttl, self.pmtudisc = 0, -1, IP_PMTUDISC_WANT
         self.saddr, self.daddr, self.sk_protocol = IP_A, daddr, PROTO
 
 
@@ -71,7 +73,9 @@ def test_headers_on_the_wire_are_right(net):
     for size in (0, 1, 40, 1480):
         net.a.inet.ip_queue_xmit(segment(net, b"z" * size), Sink())
     net.run(1)
-    for _, frame in net.frames[start:]:
+    sent = [frame for _, frame in net.frames[start:] if frame[6:12] == MAC_A]
+    assert len(sent) == 4
+    for frame in sent:
         assert frame[:14] == MAC_B + MAC_A + b"\x08\x00"
         assert csum_ok(frame[14:34])
         assert len(frame) == max(60, 14 + int.from_bytes(frame[16:18], "big"))
