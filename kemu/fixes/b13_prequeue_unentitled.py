@@ -19,5 +19,5 @@ FIX = Fix(
     title="tcp_prequeue overflow handles an emergency skb unentitled",
     mended_in="-",
     expect="counter: an emergency packet handled unentitled; no outcome",
-    built=False,
+    touches=("kemu_net.ipv4.tcp_prequeue.TcpPrequeue.tcp_prequeue",),
 )

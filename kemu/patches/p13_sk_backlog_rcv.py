@@ -35,6 +35,11 @@ PATCH = Patch(
     message_id="20071030160913.278367000@chello.nl",
     needs=(),
     wants=("skb_processing",),
-    touches=("kemu_net.core.sock_lock.SockLock._release_sock",),
+    touches=(
+        "kemu_net.core.sock_lock.SockLock._release_sock",
+        "kemu_net.ipv4.tcp_prequeue.TcpPrequeue.tcp_prequeue",
+        "kemu_net.ipv4.tcp_prequeue.TcpPrequeue.tcp_prequeue_flush",
+        "kemu_net.ipv4.tcp_prequeue.TcpPrequeue.tcp_prequeue_process",
+    ),
     fate=("Merged by itself for 2.6.28. The backlog got a limit in 2.6.34."),
 )

@@ -2,7 +2,7 @@
 
 Interface
     TcpInput.tcp_rcv_established(sk, skb)      the fast path, by header prediction, and the slow one
-    tcp_rcv_state_process(sk, skb)             every state but ESTABLISHED, LISTEN and TIME_WAIT
+    tcp_reset(sk)                              the peer does not want to go on
     tcp_ack(sk, skb, flag)                     what the peer has received and will take
 
 Rules
@@ -10,8 +10,11 @@ Rules
       is handed an skb owns it, but for tcp_ack(), which only looks.
     * Softirq, or a task's release_sock() with bottom halves disabled. Nothing here sleeps, and nothing here may be surprised by
       what arrives.
-    * A SYN or RST in the window resets, as in 2.6.23: no challenge acknowledgements.
-    * Options other than MSS are skipped. Left out: urgent data (it is read in line), PAWS.
+    * A RST anywhere in the window resets, and so does a SYN, which is answered with a RST: challenge acknowledgements (RFC 5961)
+      are younger than 2.6.23.
+    * Old duplicates are known by their time stamps (PAWS) and answered with an acknowledgement, unless they are acknowledgements
+      that overtook each other. A RST is taken whatever its stamp.
+    * Left out: ECN.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kemu.kernel.errno import ECONNREFUSED, ECONNRESET, EPIPE
-from kemu_net.core.sock import RCV_SHUTDOWN, SEND_SHUTDOWN, SOCK_DEAD, SOCK_NOSPACE, SOCK_QUEUE_SHRUNK, SOCK_SNDBUF_LOCK
-from kemu_net.core.stream import MAX_TCP_HEADER, sk_stream_rfree
+from kemu.kernel.timer import HZ
+from kemu_net.core.sock import SOCK_DEAD, SOCK_NOSPACE, SOCK_QUEUE_SHRUNK, SOCK_SNDBUF_LOCK
+from kemu_net.core.stream import sk_stream_rfree
 from kemu_net.ipv4.ip_output import dst_confirm
 from kemu_net.ipv4.tcp_cong import (
     FLAG_DATA,
@@ -30,7 +34,16 @@ from kemu_net.ipv4.tcp_cong import (
     FLAG_SND_UNA_ADVANCED,
     FLAG_WIN_UPDATE,
 )
-from kemu_net.ipv4.tcp_queues import TcpQueues
+from kemu_net.ipv4.tcp_options import (
+    TCP_PAWS_24DAYS,
+    TCP_PAWS_WINDOW,
+    TSTAMP_WORD,
+    tcp_fast_parse_options,
+    tcp_replace_ts_recent,
+    unpack_tstamp,
+)
+from kemu_net.ipv4.tcp_queues import W_URG, TcpQueues
+from kemu_net.ipv4.tcp_rcvbuf import SEND_OVERHEAD
 from kemu_net.ipv4.tcp_sock import (
     HP_BITS,
     ICSK_ACK_SCHED,
@@ -38,53 +51,16 @@ from kemu_net.ipv4.tcp_sock import (
     MASK,
     SIGN,
     TCP_CA_OPEN,
-    TCP_MIN_MSS,
-    TCP_MIN_RCVMSS,
-    TCP_MSS_DEFAULT,
     TCP_RTO_MAX,
     W_ACK,
-    W_FIN,
     W_RST,
     W_SYN,
     TcpSock,
 )
-from kemu_net.ipv4.tcp_states import (
-    TCP_CLOSE,
-    TCP_CLOSE_WAIT,
-    TCP_CLOSING,
-    TCP_ESTABLISHED,
-    TCP_FIN_WAIT1,
-    TCP_FIN_WAIT2,
-    TCP_LAST_ACK,
-    TCP_SYN_RECV,
-    TCP_SYN_SENT,
-    TCP_TIME_WAIT,
-)
+from kemu_net.ipv4.tcp_states import TCP_CLOSE, TCP_CLOSE_WAIT, TCP_SYN_SENT
 
 if TYPE_CHECKING:
     from kemu_net.core.skbuff import SkBuff
-
-_SEND_OVERHEAD = MAX_TCP_HEADER + 16 + 232  # per segment in the send buffer
-
-
-def tcp_parse_mss(skb: SkBuff) -> int:
-    """Give the MSS that a SYN announces, or the default (``tcp_parse_options()``); any garbage ends the search."""
-    options = skb.buf[skb.data + 20 : skb.data + (skb.flags >> 28 << 2)]
-    at = 0
-    while at < len(options):
-        kind = options[at]
-        if not kind:
-            break
-        if kind == 1:
-            at += 1
-            continue
-        size = options[at + 1] if at + 1 < len(options) else 0
-        if size < 2 or at + size > len(options):
-            break
-        if kind == 2 and size == 4:
-            return max(options[at + 2] << 8 | options[at + 3], TCP_MIN_MSS)
-        at += size
-    return TCP_MSS_DEFAULT
 
 
 class TcpInput(TcpQueues):
@@ -97,7 +73,10 @@ class TcpInput(TcpQueues):
         prior_snd_una = sk.snd_una
         ack = skb.ack_seq
         if (sk.snd_nxt - ack) & SIGN or (ack - prior_snd_una) & SIGN:
-            return False  # it acknowledges what was never sent, or it is old
+            # it acknowledges what was never sent, or it is old, but its SACK blocks may be news
+            if sk.rx_opt.sack_blocks and (ack - prior_snd_una) & SIGN:
+                self.tcp_sacktag_write_queue(sk, skb, prior_snd_una)
+            return False
         if ack != prior_snd_una:
             flag |= FLAG_SND_UNA_ADVANCED
         if not flag & FLAG_SLOWPATH and ack != prior_snd_una:
@@ -108,6 +87,8 @@ class TcpInput(TcpQueues):
             if skb.seq != skb.end_seq:
                 flag |= FLAG_DATA
             flag |= self._tcp_ack_update_window(sk, skb, ack)
+            if sk.rx_opt.sack_blocks:
+                flag |= self.tcp_sacktag_write_queue(sk, skb, prior_snd_una)
         sk.sk_err_soft = 0
         now = sk.rcv_tstamp = self.sched.jiffies
         rtx = sk.sk_rtx_queue
@@ -131,19 +112,29 @@ class TcpInput(TcpQueues):
 
     def _tcp_ack_update_window(self, sk: TcpSock, skb: SkBuff, ack: int) -> int:
         """Note what the peer will take (``tcp_ack_update_window()``); give FLAG_WIN_UPDATE if it is news."""
-        window = skb.flags & 0xFFFF
         flag = 0
-        newer = skb.seq - sk.snd_wl1 & MASK
-        if ack != sk.snd_una or 0 < newer < SIGN or (not newer and window > sk.snd_wnd):
+        if ack != sk.snd_una or self._tcp_may_update_window(sk, skb):
             flag = FLAG_WIN_UPDATE
             sk.snd_wl1 = skb.seq
+            window = skb.flags & 0xFFFF
+            if not skb.flags & W_SYN:
+                window <<= sk.rx_opt.snd_wscale
             if sk.snd_wnd != window:
                 sk.snd_wnd = window
                 sk.pred_flags = 0
                 self.tcp_fast_path_check(sk)
-                sk.max_window = max(sk.max_window, window)
+                if window > sk.max_window:
+                    sk.max_window = window
+                    self.tcp_sync_mss(sk, sk.pmtu_cookie)
         sk.snd_una = ack
         return flag
+
+    def _tcp_may_update_window(self, sk: TcpSock, skb: SkBuff) -> bool:
+        """Tell whether the window of a segment that acknowledges nothing new is newer than ours (``tcp_may_update_window()``)."""
+        newer = skb.seq - sk.snd_wl1 & MASK
+        if newer:
+            return newer < SIGN
+        return (skb.flags & 0xFFFF) << sk.rx_opt.snd_wscale > sk.snd_wnd
 
     def _tcp_ack_probe(self, sk: TcpSock) -> None:
         """Nothing is in flight and something waits: stop probing, or go on (``tcp_ack_probe()``)."""
@@ -171,7 +162,7 @@ class TcpInput(TcpQueues):
             and prot.memory_allocated < prot.sysctl_mem[0]
             and len(sk.sk_rtx_queue) < sk.snd_cwnd
         ):
-            wanted = (sk.mss_cache + _SEND_OVERHEAD) * 2 * max(sk.snd_cwnd, 4)
+            wanted = (sk.mss_cache + SEND_OVERHEAD) * 2 * max(sk.snd_cwnd, 4)
             if wanted > sk.sk_sndbuf:
                 sk.sk_sndbuf = min(wanted, prot.sysctl_wmem[2])
         sk.sk_write_space(sk)
@@ -190,71 +181,154 @@ class TcpInput(TcpQueues):
     # ESTABLISHED
 
     def tcp_rcv_established(self, sk: TcpSock, skb: SkBuff) -> None:
-        """Process a segment of an established connection (``tcp_rcv_established()``)."""
-        if skb.flags & HP_BITS == sk.pred_flags and skb.seq == sk.rcv_nxt:
-            length = skb.len - 20
-            if not length:
-                self.tcp_ack(sk, skb, 0)
-                self.skbs.kfree_skb(skb)
-                self.tcp_data_snd_check(sk)
+        """Process a segment of an established connection (``tcp_rcv_established()``): here the header that was predicted."""
+        if skb.flags & HP_BITS != sk.pred_flags or skb.seq != sk.rcv_nxt:
+            self._tcp_rcv_slow_path(sk, skb)
+            return
+        header = sk.tcp_header_len
+        if header != 20:
+            word, tsval, tsecr = unpack_tstamp(skb.buf, skb.data + 20)
+            opt = sk.rx_opt
+            if word != TSTAMP_WORD or (tsval - opt.ts_recent) & SIGN:
+                self._tcp_rcv_slow_path(sk, skb)
                 return
-            truesize = skb.truesize
-            if truesize <= sk.sk_forward_alloc and sk.sk_rmem_alloc <= sk.sk_rcvbuf:
-                skb.data += 20
-                skb.len = length
-                skb.sk = sk
-                skb.destructor = sk_stream_rfree
-                sk.sk_rmem_alloc += truesize
-                sk.sk_forward_alloc -= truesize
-                sk.sk_receive_queue.append(skb)
-                sk.rcv_nxt = skb.end_seq
-                self.tcp_event_data_recv(sk, skb)
-                if skb.ack_seq != sk.snd_una:
-                    self.tcp_ack(sk, skb, FLAG_DATA)
-                    self.tcp_data_snd_check(sk)
-                if sk.ack_pending & ICSK_ACK_SCHED:
-                    self._tcp_ack_snd_check(sk, False)
-                sk.sk_data_ready(sk)
-                return
+            opt.saw_tstamp = 1
+            opt.rcv_tsval = tsval
+            opt.rcv_tsecr = tsecr
+            if sk.rcv_nxt == sk.rcv_wup:  # tcp_store_ts_recent()
+                opt.ts_recent = tsval
+                opt.ts_recent_stamp = self.sched.jiffies // HZ
+        length = skb.len - header
+        if not length:
+            self.tcp_ack(sk, skb, 0)
+            self.skbs.kfree_skb(skb)
+            self.tcp_data_snd_check(sk)
+            return
+        if sk.ucopy_len >= length and sk.copied_seq == sk.rcv_nxt and self._tcp_direct_copy(sk, skb, header):
+            return
+        truesize = skb.truesize
+        if truesize > sk.sk_forward_alloc or sk.sk_rmem_alloc > sk.sk_rcvbuf:
+            self._tcp_rcv_slow_path(sk, skb)
+            return
+        if header != 20 and length >= sk.ack_rcv_mss:
+            self.tcp_rcv_rtt_measure_ts(sk, skb)
+        skb.data += header
+        skb.len = length
+        skb.sk = sk
+        skb.destructor = sk_stream_rfree
+        sk.sk_rmem_alloc += truesize
+        sk.sk_forward_alloc -= truesize
+        sk.sk_receive_queue.append(skb)
+        sk.rcv_nxt = skb.end_seq
+        self.tcp_event_data_recv(sk, skb)
+        if skb.ack_seq != sk.snd_una:
+            self.tcp_ack(sk, skb, FLAG_DATA)
+            self.tcp_data_snd_check(sk)
+        if sk.ack_pending & ICSK_ACK_SCHED:
+            self._tcp_ack_snd_check(sk, False)
+        sk.sk_data_ready(sk)
+
+    def _tcp_rcv_slow_path(self, sk: TcpSock, skb: SkBuff) -> None:
+        """Process any segment of an established connection (``slow_path`` in tcp_rcv_established()), also one without ACK."""
         if not self._tcp_validate(sk, skb):
             return
-        if not skb.flags & W_ACK:
-            self.skbs.kfree_skb(skb)
-            return
-        self.tcp_ack(sk, skb, FLAG_SLOWPATH)
+        if skb.flags & W_ACK:
+            self.tcp_ack(sk, skb, FLAG_SLOWPATH)
+        if sk.rx_opt.sack_blocks:
+            sk.rx_opt.sack_blocks = ()
         if sk.sk_state == TCP_CLOSE:
             self.skbs.kfree_skb(skb)
             return
+        if sk.rx_opt.saw_tstamp:
+            self.tcp_rcv_rtt_measure_ts(sk, skb)
+        if skb.flags & W_URG or sk.urg_data:
+            self.tcp_urg(sk, skb)
         self.tcp_data_queue(sk, skb)
-        self.tcp_data_snd_check(sk)
+        self._tcp_after(sk)
+
+    def _tcp_after(self, sk: TcpSock) -> None:
+        """Send what may go now, and an acknowledgement if one is due."""
+        if sk.sk_state != TCP_CLOSE:
+            self.tcp_data_snd_check(sk)
+            if sk.ack_pending & ICSK_ACK_SCHED:
+                self._tcp_ack_snd_check(sk, True)
+
+    def _tcp_direct_copy(self, sk: TcpSock, skb: SkBuff, header: int) -> bool:
+        """Give a predicted segment to the reader, if it is he who processes it: backlog or prequeue."""
+        if not sk.sk_lock_owned or sk.ucopy_task is not self.sched.current:
+            return False
+        if header != 20:
+            self.tcp_rcv_rtt_measure_ts(sk, skb)
+        skb.data += header
+        skb.len -= header
+        self.tcp_copy_to_reader(sk, skb)
+        sk.rcv_nxt = skb.end_seq
+        self.tcp_event_data_recv(sk, skb)
+        if skb.ack_seq != sk.snd_una:
+            self.tcp_ack(sk, skb, FLAG_DATA)
+            self.tcp_data_snd_check(sk)
         if sk.ack_pending & ICSK_ACK_SCHED:
-            self._tcp_ack_snd_check(sk, True)
+            self._tcp_ack_snd_check(sk, False)
+        self.skbs.kfree_skb(skb)
+        return True
 
     def _tcp_validate(self, sk: TcpSock, skb: SkBuff) -> bool:
-        """Check sequence numbers, RST and SYN (steps 1 to 4 of RFC 793); False: the segment is done with."""
+        """Check time stamps, sequence numbers, RST and SYN (steps 1 to 4 of RFC 793); False: the segment is done with."""
         word = skb.flags
+        opt = sk.rx_opt
+        if (
+            tcp_fast_parse_options(skb, opt, self)
+            and opt.saw_tstamp
+            and self._tcp_paws_discard(sk, skb)
+            and not word & W_RST  # a reset counts even if it is old
+        ):
+            self._tcp_send_dupack(sk, skb)
+            return self._refuse(sk, skb)
         window = sk.rcv_wup + sk.rcv_wnd - sk.rcv_nxt & MASK
         if window & SIGN:
             window = 0
         if (skb.end_seq - sk.rcv_wup) & SIGN or (sk.rcv_nxt + window - skb.seq) & SIGN:  # !tcp_sequence()
             if not word & W_RST:
                 self._tcp_send_dupack(sk, skb)
-            self.skbs.kfree_skb(skb)
-            return False
+            return self._refuse(sk, skb)
         if word & W_RST:
             self.tcp_reset(sk)
-            self.skbs.kfree_skb(skb)
-            return False
+            return self._refuse(sk, skb)
+        if opt.saw_tstamp:
+            tcp_replace_ts_recent(sk, skb.seq, self.sched.jiffies // HZ)
         if word & W_SYN and not (skb.seq - sk.rcv_nxt) & SIGN:
             self.tcp_reset(sk)
-            self.skbs.kfree_skb(skb)
-            return False
+            self.tcp_v4_send_reset(skb)
+            return self._refuse(sk, skb)
         return True
 
+    def _refuse(self, sk: TcpSock, skb: SkBuff) -> bool:
+        """Free a segment that goes no further."""
+        sk.rx_opt.sack_blocks = ()
+        self.skbs.kfree_skb(skb)
+        return False
+
+    def _tcp_paws_discard(self, sk: TcpSock, skb: SkBuff) -> bool:
+        """Tell whether a segment is an old duplicate by its stamp (``tcp_paws_discard()``)."""
+        opt = sk.rx_opt
+        behind = opt.ts_recent - opt.rcv_tsval & MASK
+        if behind & SIGN or behind <= TCP_PAWS_WINDOW or self.sched.jiffies // HZ >= opt.ts_recent_stamp + TCP_PAWS_24DAYS:
+            return False
+        # acknowledgements that overtook each other are not worth an answer (tcp_disordered_ack())
+        return not (
+            skb.flags & W_ACK
+            and skb.seq == skb.end_seq == sk.rcv_nxt
+            and skb.ack_seq == sk.snd_una
+            and not self._tcp_may_update_window(sk, skb)
+            and behind <= sk.rto * 1024 // HZ
+        )
+
     def _tcp_send_dupack(self, sk: TcpSock, skb: SkBuff) -> None:
-        """Tell a peer that sends outside the window where we are (``tcp_send_dupack()``)."""
+        """Tell a peer that sends what we have, or outside the window, where we are (``tcp_send_dupack()``)."""
         if skb.end_seq != skb.seq and (skb.seq - sk.rcv_nxt) & SIGN:
             self.tcp_enter_quickack_mode(sk)
+            end_seq = sk.rcv_nxt if (sk.rcv_nxt - skb.end_seq) & SIGN else skb.end_seq
+            self.tcp_dsack_set(sk, skb.seq, end_seq)
         self.tcp_send_ack(sk)
 
     def tcp_reset(self, sk: TcpSock) -> None:
@@ -271,169 +345,3 @@ class TcpInput(TcpQueues):
         if not sk.sk_flags & SOCK_DEAD:
             sk.sk_error_report(sk)
         self.tcp_done(sk)
-
-    # other states
-
-    def tcp_init_buffer_space(self, sk: TcpSock) -> None:
-        """Fit buffers and window to the connection's segment size (``tcp_init_buffer_space()``)."""
-        wanted = 3 * (sk.mss_cache + _SEND_OVERHEAD)
-        if not sk.sk_userlocks & SOCK_SNDBUF_LOCK and sk.sk_sndbuf < wanted:
-            sk.sk_sndbuf = min(wanted, sk.sk_prot.sysctl_wmem[2])
-        maxwin = sk.sk_rcvbuf - (sk.sk_rcvbuf >> 2)
-        sk.window_clamp = min(maxwin, sk.window_clamp)
-        sk.rcv_ssthresh = min(sk.rcv_ssthresh, sk.window_clamp)
-        sk.snd_cwnd_stamp = self.sched.jiffies
-
-    def tcp_select_initial_window(self, sk: TcpSock) -> None:
-        """Choose the window of our SYN: four segments at first (``tcp_select_initial_window()``)."""
-        space = sk.sk_rcvbuf - (sk.sk_rcvbuf >> 2)
-        mss = sk.advmss
-        if space > mss:
-            space = space // mss * mss
-        few = 2 if mss > 1460 * 3 else 3 if mss > 1460 else 4
-        sk.rcv_wnd = min(space, few * mss, 65535)
-        sk.window_clamp = min(sk.window_clamp, 65535)
-        sk.rcv_ssthresh = sk.rcv_wnd
-
-    def tcp_initialize_rcv_mss(self, sk: TcpSock) -> None:
-        """Guess the size of segments to come (``tcp_initialize_rcv_mss()``)."""
-        sk.ack_rcv_mss = max(min(sk.advmss, sk.mss_cache, sk.rcv_wnd // 2, TCP_MIN_RCVMSS), TCP_MIN_MSS)
-
-    def tcp_sync_mss(self, sk: TcpSock, announced: int) -> None:
-        """Settle the size of what we send on the peer's MSS and ours (``tcp_sync_mss()``)."""
-        sk.mss_clamp = announced
-        sk.mss_cache = min(announced, sk.advmss)
-
-    def tcp_finish_connect(self, sk: TcpSock, skb: SkBuff, event: str) -> None:
-        """Enter ESTABLISHED with everything that the handshake told."""
-        self.tcp_set_state(sk, event)
-        sk.snd_wnd = sk.max_window = skb.flags & 0xFFFF
-        sk.snd_wl1 = skb.seq
-        self.tcp_initialize_rcv_mss(sk)
-        self.tcp_init_metrics(sk)
-        self.tcp_init_buffer_space(sk)
-        sk.lsndtime = sk.ack_lrcvtime = sk.rcv_tstamp = self.sched.jiffies
-        sk.copied_seq = sk.rcv_nxt
-        self.tcp_fast_path_check(sk)
-
-    def tcp_rcv_synsent_state_process(self, sk: TcpSock, skb: SkBuff) -> None:
-        """Process the answer to our SYN (``tcp_rcv_synsent_state_process()``)."""
-        word = skb.flags
-        kfree_skb = self.skbs.kfree_skb
-        if word & W_ACK:
-            if skb.ack_seq != sk.snd_nxt:
-                if not word & W_RST:
-                    self.tcp_v4_send_reset(skb)
-                kfree_skb(skb)
-                return
-            if word & W_RST:
-                self.tcp_reset(sk)
-                kfree_skb(skb)
-                return
-            if not word & W_SYN:
-                kfree_skb(skb)
-                return
-            sk.rcv_nxt = skb.seq + 1 & MASK
-            sk.rcv_wup = sk.rcv_nxt
-            self.tcp_sync_mss(sk, tcp_parse_mss(skb))
-            self.tcp_ack(sk, skb, FLAG_SLOWPATH)
-            self.tcp_finish_connect(sk, skb, "syn_ack")
-            if not sk.sk_flags & SOCK_DEAD:
-                sk.sk_state_change(sk)
-            kfree_skb(skb)
-            if sk.sk_state == TCP_ESTABLISHED:
-                self.tcp_send_ack(sk)
-                self.tcp_data_snd_check(sk)
-            return
-        if word & W_RST or not word & W_SYN:
-            kfree_skb(skb)
-            return
-        # both sides connect at once
-        self.tcp_set_state(sk, "syn")
-        sk.rcv_nxt = sk.rcv_wup = sk.copied_seq = skb.seq + 1 & MASK
-        sk.snd_wnd = sk.max_window = word & 0xFFFF
-        sk.snd_wl1 = skb.seq
-        self.tcp_sync_mss(sk, tcp_parse_mss(skb))
-        self.tcp_initialize_rcv_mss(sk)
-        self.tcp_send_synack(sk)
-        kfree_skb(skb)
-
-    def tcp_rcv_state_process(self, sk: TcpSock, skb: SkBuff) -> None:
-        """Process a segment in a state other than ESTABLISHED (``tcp_rcv_state_process()``)."""
-        state = sk.sk_state
-        kfree_skb = self.skbs.kfree_skb
-        if state == TCP_CLOSE:
-            kfree_skb(skb)
-            return
-        if state == TCP_SYN_SENT:
-            self.tcp_rcv_synsent_state_process(sk, skb)
-            return
-        if not self._tcp_validate(sk, skb):
-            return
-        if not skb.flags & W_ACK or not self._tcp_process_ack(sk, skb):
-            kfree_skb(skb)
-            return
-        state = sk.sk_state
-        if state in (TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK):
-            if not (skb.seq - sk.rcv_nxt) & SIGN:
-                kfree_skb(skb)
-                self._tcp_after(sk)
-                return
-        elif state in (TCP_FIN_WAIT1, TCP_FIN_WAIT2) and sk.sk_shutdown & RCV_SHUTDOWN:
-            end = skb.end_seq - (1 if skb.flags & W_FIN else 0) & MASK
-            if skb.end_seq != skb.seq and end != sk.rcv_nxt and not (end - sk.rcv_nxt) & SIGN:
-                self.tcp_v4_send_reset(skb)  # data for a reader that is gone
-                self.tcp_reset(sk)
-                kfree_skb(skb)
-                return
-        self.tcp_data_queue(sk, skb)
-        self._tcp_after(sk)
-
-    def _tcp_after(self, sk: TcpSock) -> None:
-        """Send what may go now, and an acknowledgement if one is due."""
-        if sk.sk_state != TCP_CLOSE:
-            self.tcp_data_snd_check(sk)
-            if sk.ack_pending & ICSK_ACK_SCHED:
-                self._tcp_ack_snd_check(sk, True)
-            if sk.sk_state == TCP_FIN_WAIT2 and sk.sk_flags & SOCK_DEAD:
-                self.tcp_time_wait(sk, TCP_FIN_WAIT2)  # the FIN was lost or came too early
-
-    def _tcp_process_ack(self, sk: TcpSock, skb: SkBuff) -> bool:
-        """Step 5 of RFC 793 for the states around an end: False when the segment is done with."""
-        state = sk.sk_state
-        useful = self.tcp_ack(sk, skb, FLAG_SLOWPATH)
-        if state == TCP_SYN_RECV:
-            if not useful:
-                self.tcp_v4_send_reset(skb)
-                return False
-            self.tcp_finish_connect(sk, skb, "ack_of_syn")
-            sk.snd_una = skb.ack_seq
-            if not sk.sk_flags & SOCK_DEAD:
-                sk.sk_state_change(sk)
-            return True
-        if state == TCP_FIN_WAIT1:
-            if sk.snd_una == sk.write_seq:
-                self._tcp_fin_acked(sk, skb)
-                return sk.sk_state != TCP_CLOSE
-        elif state == TCP_CLOSING:
-            if sk.snd_una == sk.write_seq:
-                self.tcp_time_wait(sk, TCP_TIME_WAIT)
-                return False
-        elif state == TCP_LAST_ACK and sk.snd_una == sk.write_seq:
-            self.tcp_done(sk)
-            return False
-        return True
-
-    def _tcp_fin_acked(self, sk: TcpSock, skb: SkBuff) -> None:
-        """FIN_WAIT1 becomes FIN_WAIT2; an orphan waits for the peer's FIN in a minisocket."""
-        self.tcp_set_state(sk, "ack_of_fin")
-        sk.sk_shutdown |= SEND_SHUTDOWN
-        if not sk.sk_flags & SOCK_DEAD:
-            sk.sk_state_change(sk)
-            return
-        end = skb.end_seq - (1 if skb.flags & W_FIN else 0) & MASK
-        if skb.end_seq != skb.seq and end != sk.rcv_nxt and not (end - sk.rcv_nxt) & SIGN:
-            self.tcp_v4_send_reset(skb)
-            self.tcp_done(sk)
-        elif not skb.flags & W_FIN:
-            self.tcp_time_wait(sk, TCP_FIN_WAIT2)

@@ -4,7 +4,7 @@ The control replies of 2.6.23 net/ipv4/tcp_ipv4.c, and tcp_make_synack() of tcp_
 
 Interface
     TcpReply.tcp_v4_send_reset(skb)                  answer what belongs nowhere
-    TcpReply.tcp_v4_send_ack(skb, seq, ack, window)  repeat where we are
+    TcpReply.tcp_v4_send_ack(skb, seq, ack, window, ts_recent)  repeat where we are
     TcpReply.tcp_v4_send_synack(sk, req)             a listener's answer to a SYN
 
 Rules
@@ -21,14 +21,16 @@ from kemu.kernel.errno import ENOMEM
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.core.sock import skb_set_owner_w
 from kemu_net.core.stream import MAX_TCP_HEADER
-from kemu_net.ipv4.tcp_base import TcpBase
+from kemu_net.ipv4.tcp_options import TSTAMP_WORD, tcp_syn_options
+from kemu_net.ipv4.tcp_prequeue import TcpPrequeue
 from kemu_net.ipv4.tcp_sock import ACK, MASK, MAX_TCP_WINDOW, RST, SYN, W_ACK, W_RST, TcpSock
 
 if TYPE_CHECKING:
     from kemu_net.core.skbuff import SkBuff
+    from kemu_net.ipv4.tcp_options import TcpOptionsReceived
 
 _HEADER = Struct("!HHIIHHHH").pack  # ports, seq, ack, offset and flags, window, checksum, urgent pointer
-_MSS_OPTION = Struct("!BBH").pack
+_TSTAMP = Struct("!III").pack
 IPPROTO_TCP = 6
 
 
@@ -57,7 +59,9 @@ def tcp_segment(
 class RequestSock:
     """``struct tcp_request_sock``: a SYN that was answered.
 
-    :ivar acked: the third segment came, but there was no room for a connection: the SYN|ACK is sent again until there is.
+    :ivar opt: what its options were; ``opt.ts_recent`` is the stamp that we echo.
+    :ivar acked: the third segment came, but there was no room for a connection, or it must come with data: the SYN|ACK is sent
+        again until there is.
     """
 
     __slots__ = (
@@ -67,31 +71,32 @@ class RequestSock:
         "daddr",
         "dport",
         "expires",
-        "mss",
+        "opt",
         "rcv_isn",
         "rcv_wnd",
         "retrans",
         "saddr",
-        "snd_wnd",
         "snt_isn",
         "sport",
+        "window_clamp",
     )
 
-    def __init__(self, addr: int, skb: SkBuff, sport: int, dport: int, snt_isn: int) -> None:
+    def __init__(self, addr: int, skb: SkBuff, sport: int, dport: int, opt: TcpOptionsReceived) -> None:
         self.addr = addr
         self.saddr = skb.daddr
         self.sport = sport
         self.daddr = skb.saddr
         self.dport = dport
+        self.opt = opt
         self.rcv_isn = skb.seq
-        self.snt_isn = snt_isn
-        self.mss = self.advmss = 536
-        self.rcv_wnd = self.snd_wnd = 0
+        self.snt_isn = 0
+        self.advmss = 536
+        self.rcv_wnd = self.window_clamp = 0
         self.expires = self.retrans = 0
         self.acked = False
 
 
-class TcpReply(TcpBase):
+class TcpReply(TcpPrequeue):
     """Answers without a connection."""
 
     def _ip_send_reply(self, skb: SkBuff, segment: bytes) -> None:
@@ -116,12 +121,17 @@ class TcpReply(TcpBase):
             segment = tcp_segment(skb.daddr, skb.saddr, sport, dport, 0, skb.end_seq, RST | ACK, 0)
         self._ip_send_reply(skb, segment)
 
-    def tcp_v4_send_ack(self, skb: SkBuff, seq: int, ack: int, window: int) -> None:
-        """Repeat an acknowledgement for a minisocket or a request (``tcp_v4_send_ack()``)."""
+    def tcp_v4_send_ack(self, skb: SkBuff, seq: int, ack: int, window: int, ts_recent: int) -> None:
+        """Repeat an acknowledgement for a minisocket or a request (``tcp_v4_send_ack()``).
+
+        :param window: as it stands in the header; ``ts_recent``: the stamp to echo, 0 for none.
+        """
         buf = skb.buf
         h = skb.h
         dport, sport = buf[h] << 8 | buf[h + 1], buf[h + 2] << 8 | buf[h + 3]
-        self._ip_send_reply(skb, tcp_segment(skb.daddr, skb.saddr, sport, dport, seq, ack, ACK, min(window, MAX_TCP_WINDOW)))
+        options = _TSTAMP(TSTAMP_WORD, self.sched.jiffies & MASK, ts_recent) if ts_recent else b""
+        window = min(window, MAX_TCP_WINDOW)
+        self._ip_send_reply(skb, tcp_segment(skb.daddr, skb.saddr, sport, dport, seq, ack, ACK, window, options))
 
     def tcp_make_synack(self, sk: TcpSock, req: RequestSock) -> SkBuff | None:
         """Make a listener's answer to a SYN (``tcp_make_synack()``)."""
@@ -139,10 +149,16 @@ class TcpReply(TcpBase):
             req.rcv_isn + 1 & MASK,
             SYN | ACK,
             min(req.rcv_wnd, MAX_TCP_WINDOW),
-            _MSS_OPTION(2, 4, req.advmss),
+            self._synack_options(req),
         )
         skb.len = len(skb.buf)
         return skb
+
+    def _synack_options(self, req: RequestSock) -> bytes:
+        """Offer what the SYN offered."""
+        opt = req.opt
+        stamps = (self.sched.jiffies & MASK, opt.ts_recent) if opt.tstamp_ok else None
+        return tcp_syn_options(req.advmss, stamps, opt.sack_ok, opt.rcv_wscale if opt.wscale_ok else None)
 
     def tcp_v4_send_synack(self, sk: TcpSock, req: RequestSock) -> int:
         """Send it (``tcp_v4_send_synack()``): 0 or a negative errno."""

@@ -185,7 +185,7 @@ class Nfsd(NfsdThreads):
         calls = self.calls
         feed = conn.reader.feed
         while life == self.life and not conn.closed:
-            data = self.tcp.recvmsg(conn.sk, RECV_SIZE)
+            data = self.tcp.recvmsg(conn.sk, RECV_SIZE, prequeue=False)  # nfsd reads what is there already
             if not isinstance(data, bytes) or not data or life != self.life:
                 break
             for record in feed(data):

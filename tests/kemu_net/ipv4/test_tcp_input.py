@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kemu.kernel.errno import ECONNREFUSED, ECONNRESET, EISCONN, EPIPE
-from kemu_net.ipv4.tcp_input import tcp_parse_mss
 from kemu_net.ipv4.tcp_states import TCP_FIN_WAIT2
 from tcp_ground import ACK, FIN, IP_B, MSS_1460, PSH, RST, SYN, Peer, connected, connecting, flags_of, one_tcp, state
 
@@ -331,25 +326,3 @@ def test_a_small_receive_buffer_announces_what_fits():
         host.tcp.connect_nonblock(sk, IP_B, 2049)
         (syn,) = host.sent()
         assert syn.win == 750
-
-
-@given(st.binary(max_size=40))
-def test_any_options_give_a_sane_segment_size(options):
-    options += b"\0" * (-len(options) % 4)
-    skb = SimpleNamespace(buf=b"?" * 20 + options, data=0, flags=(5 + len(options) // 4) << 28)
-    assert 88 <= tcp_parse_mss(skb) <= 65535
-
-
-@pytest.mark.parametrize(
-    ("options", "mss"),
-    [
-        (b"\1\1\2\4\5\xb4\0\0", 1460),
-        (b"\3\3\7\1\2\4\2\0", 512),
-        (b"\2\4\0\1", 88),
-        (b"\0\2\4\5", 536),
-        (b"\2\4\5\xb4\2\4\2\0", 1460),
-    ],
-)
-def test_the_first_mss_option_counts(options, mss):
-    skb = SimpleNamespace(buf=b"?" * 20 + options, data=0, flags=(5 + len(options) // 4) << 28)
-    assert tcp_parse_mss(skb) == mss
