@@ -2,6 +2,10 @@
 
 Interface
     TcpConnect.connect(sk, daddr, dport), connect_nonblock(sk, daddr, dport) -> 0 or -errno; -EINPROGRESS
+
+Rules
+    * The SYN is sent again after 3, 6, 12 ... s, sk.syn_retries times or tcp_syn_retries = 5 of the machine; then -ETIMEDOUT.
+    * When both sides' SYNs cross, both answer with a SYN|ACK and one connection comes about.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from kemu.kernel.errno import EADDRNOTAVAIL, ECONNABORTED, EINPROGRESS, EISCONN,
 from kemu_net.core.dst import sk_dst_set
 from kemu_net.core.sock import SOCK_DONE
 from kemu_net.ipv4.tcp_listen import TcpListen
-from kemu_net.ipv4.tcp_sock import TCP_TIMEOUT_INIT, TcpSock, ends
+from kemu_net.ipv4.tcp_sock import TCP_MSS_DEFAULT, TCP_TIMEOUT_INIT, TcpSock, ends
 from kemu_net.ipv4.tcp_states import TCP_CLOSE, TCP_SYN_RECV, TCP_SYN_SENT
 
 _CONNECTING = frozenset((TCP_SYN_SENT, TCP_SYN_RECV))
@@ -27,16 +31,22 @@ class TcpConnect(TcpListen):
         return err
 
     def connect(self, sk: TcpSock, daddr: int, dport: int) -> int:
-        """Connect and wait for the answer (``inet_stream_connect()``): 0, or why not; then the socket can try again."""
+        """Connect and wait for the answer (``inet_stream_connect()``): 0, or why not; then the socket can try again.
+
+        After SO_SNDTIMEO without an answer it gives -EINPROGRESS, and goes on.
+        """
         socks = self.socks
         socks.lock_sock(sk)
         err = self._tcp_v4_connect(sk, daddr, dport)
         if not err:
-            while sk.sk_state in _CONNECTING:
+            left = sk.sk_sndtimeo
+            while sk.sk_state in _CONNECTING and left:
                 socks.release_sock(sk)
-                self.sched.wait_event(sk.sk_sleep, lambda: sk.sk_state not in _CONNECTING, ("socket", sk))
+                left = self.sched.wait_event_timeout(sk.sk_sleep, lambda: sk.sk_state not in _CONNECTING, left, ("socket", sk))
                 socks.lock_sock(sk)
-            if sk.sk_state == TCP_CLOSE:
+            if sk.sk_state in _CONNECTING:
+                err = -EINPROGRESS
+            elif sk.sk_state == TCP_CLOSE:
                 err = -(sk.sk_err or ECONNABORTED)
                 self._tcp_disconnect(sk)
         socks.release_sock(sk)
@@ -76,6 +86,8 @@ class TcpConnect(TcpListen):
         sk.rcv_nxt = sk.rcv_wup = sk.copied_seq = 0
         sk.snd_wnd = sk.max_window = sk.snd_wl1 = 0
         sk.advmss = self.tcp_advmss()
+        sk.rx_opt.clear()
+        self.tcp_initialize_mss(sk, sk.rx_opt.user_mss or TCP_MSS_DEFAULT)
         self.tcp_select_initial_window(sk)
         sk.sk_err = sk.sk_err_soft = 0
         sk.sk_shutdown = 0
