@@ -1,4 +1,4 @@
-"""Datagram sockets of a process: UDP (2.6.23 net/ipv4/af_inet.c: inet_dgram_ops, net/core/datagram.c: datagram_poll()).
+"""Datagram sockets of a process: UDP (2.6.23 net/ipv4/af_inet.c: inet_dgram_ops, udp.c: udp_poll()).
 
 Interface: InetDgram(kernel, socks, udp), a ProtoOps.
 
@@ -10,37 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kemu.kernel.errno import EINVAL, ENOIOCTLCMD, ENOPROTOOPT, ENOTCONN
+from kemu.kernel.errno import EAFNOSUPPORT, EINVAL, ENOIOCTLCMD, ENOPROTOOPT, ENOTCONN
 from kemu_net.core import uapi
-from kemu_net.core.sock import RCV_SHUTDOWN, SHUTDOWN_MASK, SOCK_ASYNC_NOSPACE, Sock
+from kemu_net.core.datagram import datagram_poll
+from kemu_net.core.sock import RCV_SHUTDOWN, SHUTDOWN_MASK, Sock
 from kemu_net.core.uapi import Msg, SockaddrIn
 from kemu_net.ipv4.tcp_states import TCP_CLOSE
 from kemu_net.socket.inet_stream import inet_getname
-from kemu_net.socket.ops import Address, ProtoOps, Socket
+from kemu_net.socket.ops import Address, ProtoOps, Socket, as_int
 from kemu_net.socket.sockopt import ip_getsockopt, ip_setsockopt
 
 if TYPE_CHECKING:
     from kemu.kernel.core import Kernel
     from kemu_net.core.sock import Socks
-    from kemu_net.ipv4.udp import Udp
-
-
-def datagram_poll(sk: Sock) -> int:
-    """Tell what a datagram socket is ready for (``datagram_poll()``)."""
-    mask = 0
-    if sk.sk_err or sk.sk_error_queue:
-        mask |= uapi.POLLERR
-    if sk.sk_shutdown & RCV_SHUTDOWN:
-        mask |= uapi.POLLRDHUP
-    if sk.sk_shutdown == SHUTDOWN_MASK:
-        mask |= uapi.POLLHUP
-    if sk.sk_receive_queue or sk.sk_shutdown & RCV_SHUTDOWN:
-        mask |= uapi.POLLIN | uapi.POLLRDNORM
-    if sk.sk_wmem_alloc < sk.sk_sndbuf >> 1:  # sock_writeable()
-        mask |= uapi.POLLOUT | uapi.POLLWRNORM | uapi.POLLWRBAND
-    else:
-        sk.sk_socket_flags |= SOCK_ASYNC_NOSPACE
-    return mask
+    from kemu_net.ipv4.udp import Udp, UdpSock
 
 
 def datagram_shutdown(sk: Sock, how: int) -> int:
@@ -77,41 +60,66 @@ class InetDgram(ProtoOps):
         """Give the own or the peer's address."""
         return inet_getname(sock, peer)
 
+    def connect(self, sock: Socket, addr: Address, nonblock: bool) -> int:
+        """Choose the peer, or with AF_UNSPEC none (``inet_dgram_connect()``)."""
+        if not isinstance(addr, SockaddrIn):
+            return -EINVAL
+        if addr.family == uapi.AF_UNSPEC:
+            self.udp.disconnect(sock.sk)
+            return 0
+        if addr.family != uapi.AF_INET:
+            return -EAFNOSUPPORT
+        return self.udp.connect(sock.sk, addr.addr, addr.port)
+
     def sendmsg(self, sock: Socket, data: bytes, name: Address | None, flags: int, nonblock: bool) -> int:
         """Send one datagram (``udp_sendmsg()``)."""
-        if not isinstance(name, SockaddrIn):
-            return -EINVAL
-        return self.udp.sendto(sock.sk, data, name.addr, name.port)
+        if isinstance(name, SockaddrIn) and name.family not in (uapi.AF_INET, uapi.AF_UNSPEC):
+            return -EAFNOSUPPORT
+        return self.udp.sendmsg(sock.sk, data, name, flags, nonblock)
 
     def recvmsg(self, sock: Socket, size: int, flags: int, nonblock: bool) -> Msg | int:
         """Receive one datagram (``udp_recvmsg()``)."""
-        got = self.udp.recvfrom(sock.sk, nonblock=nonblock)
-        if isinstance(got, int):
-            return got
-        data, addr, port = got
-        return Msg(data[:size], SockaddrIn(addr, port), min(len(data), size), uapi.MSG_TRUNC if len(data) > size else 0)
+        return self.udp.recvmsg(sock.sk, size, flags, nonblock)
 
     def shutdown(self, sock: Socket, how: int) -> int:
         """Close one direction or both."""
         return datagram_shutdown(sock.sk, how)
 
     def poll(self, sock: Socket) -> int:
-        """Tell what the socket is ready for."""
-        return datagram_poll(sock.sk)
+        """Tell what the socket is ready for (``udp_poll()``): a broken datagram is not worth a call that would wait."""
+        sk: UdpSock = sock.sk
+        if sk.sk_receive_queue and not sock.f_flags & uapi.O_NONBLOCK and not sk.sk_shutdown & RCV_SHUTDOWN:
+            self.udp.first_packet_length(sk)
+        return datagram_poll(sk)
 
     def ioctl(self, sock: Socket, cmd: int) -> int:
         """Give the length of the next datagram, or the bytes that are not sent yet (``udp_ioctl()``)."""
-        sk: Sock = sock.sk
+        sk: UdpSock = sock.sk
         if cmd == uapi.SIOCOUTQ:
             return sk.sk_wmem_alloc
         if cmd == uapi.SIOCINQ:
-            return sk.sk_receive_queue[0].len - 8 if sk.sk_receive_queue else 0
+            return self.udp.first_packet_length(sk)
         return -ENOIOCTLCMD
 
     def setsockopt(self, sock: Socket, level: int, optname: int, value: Any) -> int:
-        """Set an option of IP."""
-        return ip_setsockopt(sock.sk, optname, value) if level == uapi.SOL_IP else -ENOPROTOOPT
+        """Set an option of UDP or IP (``udp_setsockopt()``)."""
+        sk: UdpSock = sock.sk
+        if level == uapi.SOL_IP:
+            return ip_setsockopt(sk, optname, value)
+        if level != uapi.SOL_UDP or optname != uapi.UDP_CORK:
+            return -ENOPROTOOPT
+        val = as_int(value)
+        if val is None:
+            return -EINVAL
+        sk.corkflag = bool(val)
+        if not val:
+            self.udp.push_pending(sk)
+        return 0
 
     def getsockopt(self, sock: Socket, level: int, optname: int) -> tuple[int, Any]:
-        """Give the value of an option of IP."""
-        return ip_getsockopt(sock.sk, optname) if level == uapi.SOL_IP else (-ENOPROTOOPT, None)
+        """Give the value of an option of UDP or IP (``udp_getsockopt()``)."""
+        if level == uapi.SOL_IP:
+            return ip_getsockopt(sock.sk, optname)
+        if level != uapi.SOL_UDP or optname != uapi.UDP_CORK:
+            return -ENOPROTOOPT, None
+        return 0, int(sock.sk.corkflag)

@@ -95,6 +95,9 @@ class ProtoOps:
         """Answer a question of the protocol's."""
         return -ENOIOCTLCMD
 
+    def keepalive(self, sock: Socket, on: bool) -> None:
+        """Hear that SO_KEEPALIVE is about to be set."""
+
     def setsockopt(self, sock: Socket, level: int, optname: int, value: Any) -> int:
         """Set an option above SOL_SOCKET."""
         return -EOPNOTSUPP

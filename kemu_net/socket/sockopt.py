@@ -35,6 +35,7 @@ from kemu_net.core.sock import (
     sock_error,
 )
 from kemu_net.core.uapi import Linger, Timeval
+from kemu_net.ipv4.tcp_states import TCP_LISTEN
 from kemu_net.socket.ops import Socket, as_int
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class SockOpts:
     def sock_setsockopt(self, sock: Socket, optname: int, value: Any) -> int:
         """Set one (``sock_setsockopt()``): 0 or a negative errno."""
         self.socks.lock_sock(sock.sk)
+        if optname == uapi.SO_KEEPALIVE and as_int(value) is not None:
+            sock.ops.keepalive(sock, bool(as_int(value)))
         err = self._set(sock.sk, optname, value)
         self.socks.release_sock(sock.sk)
         return err
@@ -160,7 +163,7 @@ class SockOpts:
             uapi.SO_PRIORITY: sk.sk_priority,
             uapi.SO_RCVLOWAT: sk.sk_rcvlowat,
             uapi.SO_SNDLOWAT: 1,
-            uapi.SO_ACCEPTCONN: int(sk.sk_state == 10),
+            uapi.SO_ACCEPTCONN: int(sk.sk_state == TCP_LISTEN),
         }
         if optname not in answers:
             return -ENOPROTOOPT, None

@@ -1,4 +1,4 @@
-"""UDP and the bit of ICMP that goes with it."""
+"""UDP: ports, sending, receiving, and errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kemu.kernel.errno import EADDRINUSE, EADDRNOTAVAIL, EAGAIN, EMSGSIZE, ENOBUFS
+from kemu.kernel.errno import (
+    EACCES,
+    EADDRINUSE,
+    EADDRNOTAVAIL,
+    EAGAIN,
+    ECONNREFUSED,
+    EDESTADDRREQ,
+    EHOSTUNREACH,
+    EINVAL,
+    EMSGSIZE,
+    ENOBUFS,
+    EOPNOTSUPP,
+    EPIPE,
+    EPROTO,
+)
+from kemu_net.core.sock import RCV_SHUTDOWN, SEND_SHUTDOWN, SOCK_BROADCAST
+from kemu_net.core.uapi import (
+    IP_PMTUDISC_DO,
+    IP_PMTUDISC_DONT,
+    IP_RECVERR,
+    IP_TTL,
+    MSG_ERRQUEUE,
+    MSG_MORE,
+    MSG_OOB,
+    MSG_PEEK,
+    MSG_TRUNC,
+    SOL_IP,
+    SockaddrIn,
+)
 from net_ground import IP_A, IP_B, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame
 
 
@@ -44,10 +72,41 @@ def test_a_foreign_address_cannot_be_bound(net):
     assert net.a.udp.bind(net.a.udp.sock_create(), IP_B, 7) == -EADDRNOTAVAIL
 
 
-def test_a_datagram_above_the_mtu_is_refused(net):
+def test_a_datagram_above_the_mtu_is_cut_and_made_whole(net):
+    net.greet()
+    sk = net.b.socket(7)
+    data = bytes(range(256)) * 30
+    before = len(net.frames)
+    assert net.a.udp.sendto(net.a.socket(7), data, IP_B, 7) == len(data)
+    net.run(5)
+    assert len(net.frames) - before == -(-(len(data) + 8) // 1480)
+    assert net.b.udp.recvfrom(sk, nonblock=True)[0] == data
+
+
+def test_a_reassembled_datagram_is_charged_with_all_its_fragments(net):
+    net.greet()
+    sk = net.b.socket(7)
+    net.a.udp.sendto(net.a.socket(7), bytes(4000), IP_B, 7)
+    net.run(5)
+    assert sk.sk_rmem_alloc == 3 * 1832
+
+
+def test_the_longest_datagram_crosses_and_a_longer_one_is_refused(net):
+    net.greet()
+    sk = net.b.socket(7)
+    out = net.a.socket(7)
+    assert net.a.udp.sendto(out, b"x" * 65507, IP_B, 7) == 65507
+    net.run(20)
+    assert len(net.b.udp.recvfrom(sk, nonblock=True)[0]) == 65507
+    assert net.a.udp.sendto(out, b"x" * 65508, IP_B, 7) == -EMSGSIZE
+    assert net.a.udp.sendto(out, b"x" * 65536, IP_B, 7) == -EMSGSIZE
+
+
+def test_who_forbids_fragments_is_refused(net):
     sk = net.a.socket(7)
-    assert net.a.udp.sendto(sk, b"x" * 1472, IP_B, 7) == 1472
+    sk.pmtudisc = IP_PMTUDISC_DO
     assert net.a.udp.sendto(sk, b"x" * 1473, IP_B, 7) == -EMSGSIZE
+    assert net.a.udp.sendto(sk, b"x" * 1472, IP_B, 7) == 1472
 
 
 def test_without_memory_nothing_is_sent(net):
@@ -55,6 +114,7 @@ def test_without_memory_nothing_is_sent(net):
     sk.sk_allocation = 0x20
     net.a.hog()
     assert net.a.udp.sendto(sk, b"x", IP_B, 7) == -ENOBUFS
+    assert net.a.udp.mib.sndbuf_errors == 1
 
 
 def test_an_unread_socket_takes_rcvbuf_by_truesize(net):
@@ -63,6 +123,8 @@ def test_an_unread_socket_takes_rcvbuf_by_truesize(net):
     net.run(5)
     assert len(sk.sk_receive_queue) == (sk.sk_rcvbuf - 1) // 1832 == 68
     assert net.a.stats.drops["rmem"] == 200 - 68
+    mib = net.a.udp.mib
+    assert (mib.in_datagrams, mib.rcvbuf_errors, mib.in_errors) == (68, 200 - 68, 200 - 68)
 
 
 def test_closing_frees_what_is_unread(net):
@@ -129,10 +191,10 @@ def test_without_memory_there_is_no_socket(net, cache):
 def test_when_all_ports_are_taken_nothing_is_sent(net):
     udp = net.a.udp
     taken = udp.sock_create()
-    udp.ports.update(dict.fromkeys(range(1, 65536), taken))
+    udp.ports.update({port: [taken] for port in range(1, 65536)})
     sk = udp.sock_create()
     assert udp.bind(sk, 0, 0) == -EADDRINUSE
-    assert udp.sendto(sk, b"x", IP_B, 7) == -EADDRINUSE
+    assert udp.sendto(sk, b"x", IP_B, 7) == -EAGAIN
     del udp.ports[40000]
     assert udp.bind(sk, 0, 0) == 0
     assert sk.sport == 40000
@@ -163,3 +225,417 @@ def test_a_waiting_reader_is_woken_and_can_be_explained(net):
     net.flood(udp_frame(b"wake up"))
     net.run(5)
     assert got == [(b"wake up", IP_B, 9)]
+
+
+# ports
+
+
+def test_a_free_port_is_looked_for_where_the_last_search_ended(net):
+    first, second, third = (net.a.udp.sock_create() for _ in range(3))
+    net.a.udp.bind(first, 0, 0)
+    net.a.udp.bind(second, 0, 0)
+    assert (first.sport, second.sport) == (32768, 32769)
+    net.a.udp.close(first)
+    net.a.udp.bind(third, 0, 0)
+    assert third.sport == 32770
+
+
+def test_one_port_on_two_addresses(net):
+    mine, loop = net.a.udp.sock_create(), net.a.udp.sock_create()
+    assert net.a.udp.bind(mine, IP_A, 7) == 0
+    assert net.a.udp.bind(loop, 0x7F000001, 7) == 0
+    assert net.a.udp.bind(net.a.udp.sock_create(), 0, 7) == -EADDRINUSE
+
+
+def test_a_socket_is_bound_once(net):
+    assert net.a.udp.bind(net.a.socket(7), 0, 8) == -EINVAL
+
+
+@pytest.mark.parametrize(("first", "second", "result"), [(True, True, 0), (True, False, -EADDRINUSE), (False, True, -EADDRINUSE)])
+def test_a_port_is_shared_when_both_agree(net, first, second, result):
+    one, two = net.a.udp.sock_create(), net.a.udp.sock_create()
+    one.sk_reuse, two.sk_reuse = first, second
+    assert net.a.udp.bind(one, 0, 7) == 0
+    assert net.a.udp.bind(two, 0, 7) == result
+
+
+def test_the_most_particular_socket_gets_the_datagram(net):
+    udp = net.a.udp
+    socks = {}
+    for name in ("any", "address", "connected", "stranger"):
+        sk = socks[name] = udp.sock_create()
+        sk.sk_reuse = True
+        assert udp.bind(sk, 0 if name == "any" else IP_A, 7) == 0
+    udp.connect(socks["connected"], IP_B, 9)
+    udp.connect(socks["stranger"], IP_B, 10)
+    got = []
+    for name in ("connected", "address", "any"):
+        net.flood(udp_frame())
+        net.run(1)
+        got.append([name for name, sk in socks.items() if sk.sk_receive_queue])
+        udp.close(socks.pop(name))
+    assert got == [["connected"], ["address"], ["any"]]
+
+
+def test_of_two_equal_sockets_the_newer_gets_it(net):
+    old, new = net.a.udp.sock_create(), net.a.udp.sock_create()
+    for sk in (old, new):
+        sk.sk_reuse = True
+        net.a.udp.bind(sk, 0, 7)
+    net.flood(udp_frame())
+    net.run(1)
+    assert (len(old.sk_receive_queue), len(new.sk_receive_queue)) == (0, 1)
+
+
+def test_a_broadcast_goes_to_all(net):
+    socks = []
+    for _ in range(3):
+        sk = net.b.udp.sock_create()
+        sk.sk_reuse = True
+        net.b.udp.bind(sk, 0, 7)
+        socks.append(sk)
+    out = net.a.socket(8)
+    out.sk_flags |= SOCK_BROADCAST
+    assert net.a.udp.sendto(out, b"all", IP_A | 0xFF, 7) == 3
+    net.run(2)
+    assert [net.b.udp.recvfrom(sk, nonblock=True)[0] for sk in socks] == [b"all"] * 3
+
+
+def test_a_broadcast_needs_permission(net):
+    sk = net.a.socket(8)
+    for address in (IP_A | 0xFF, 0xFFFFFFFF):
+        assert net.a.udp.sendto(sk, b"all", address, 7) == -EACCES
+        assert net.a.udp.connect(sk, address, 7) == -EACCES
+
+
+# a peer
+
+
+def test_a_connected_socket_hears_its_peer_alone(net):
+    sk = net.a.socket(7)
+    assert net.a.udp.connect(sk, IP_B, 9) == 0
+    net.flood(udp_frame(b"peer", sport=9))
+    net.flood(udp_frame(b"port", sport=10))
+    net.flood(udp_frame(b"host", saddr=IP_B + 1))
+    net.run(1)
+    assert net.a.udp.recvfrom(sk, nonblock=True)[0] == b"peer"
+    assert not sk.sk_receive_queue
+    assert net.a.udp.mib.no_ports == 2
+
+
+def test_connecting_chooses_address_and_port(net):
+    sk = net.a.udp.sock_create()
+    net.a.udp.connect(sk, IP_B, 9)
+    assert (sk.saddr, sk.sport) == (IP_A, 32768)
+    net.a.udp.disconnect(sk)
+    assert (sk.saddr, sk.sport, sk.daddr, sk.dport) == (0, 0, 0, 0)
+
+
+def test_disconnecting_keeps_what_bind_chose(net):
+    sk = net.a.udp.sock_create()
+    net.a.udp.bind(sk, IP_A, 7)
+    net.a.udp.connect(sk, IP_B, 9)
+    net.a.udp.disconnect(sk)
+    assert (sk.saddr, sk.sport) == (IP_A, 7)
+    net.flood(udp_frame(sport=10))
+    net.run(1)
+    assert len(sk.sk_receive_queue) == 1
+
+
+def test_a_send_without_a_peer_needs_an_address(net):
+    sk = net.a.socket(7)
+    assert net.a.udp.sendmsg(sk, b"x", None, 0, True) == -EDESTADDRREQ
+    assert net.a.udp.sendmsg(sk, b"x", SockaddrIn(IP_B, 0), 0, True) == -EINVAL
+    assert net.a.udp.sendmsg(sk, b"x", SockaddrIn(IP_B, 9), MSG_OOB, True) == -EOPNOTSUPP
+    net.a.udp.connect(sk, IP_B, 9)
+    assert net.a.udp.sendmsg(sk, b"x", None, 0, True) == 1
+
+
+# errors
+
+
+def test_a_connected_sender_hears_that_nobody_listens(net):
+    net.greet()
+    sk = net.a.socket(7)
+    net.a.udp.connect(sk, IP_B, 12345)
+    net.a.udp.sendmsg(sk, b"anybody?", None, 0, True)
+    net.run(5)
+    assert sk.sk_err == ECONNREFUSED
+    assert net.a.udp.recvmsg(sk, 10, 0, True) == -ECONNREFUSED
+    assert net.a.udp.recvmsg(sk, 10, 0, True) == -EAGAIN
+
+
+def test_an_unconnected_sender_hears_nothing(net):
+    net.greet()
+    sk = net.a.socket(7)
+    net.a.udp.sendto(sk, b"anybody?", IP_B, 12345)
+    net.run(5)
+    assert sk.sk_err == 0
+
+
+def test_who_asks_for_errors_gets_what_it_sent_back(net):
+    net.greet()
+    sk = net.a.socket(7)
+    sk.recverr = 1
+    net.a.udp.sendto(sk, b"anybody?", IP_B, 12345)
+    net.run(5)
+    assert sk.sk_err == ECONNREFUSED
+    msg = net.a.udp.recvmsg(sk, 100, MSG_ERRQUEUE, True)
+    assert (msg.data, msg.name) == (b"anybody?", SockaddrIn(IP_B, 12345))
+    ((level, kind, err),) = msg.control
+    assert (level, kind) == (SOL_IP, IP_RECVERR)
+    assert (err.errno, err.origin, err.type, err.code, err.offender) == (ECONNREFUSED, 2, 3, 3, IP_B)
+    assert sk.sk_err == 0
+    assert net.a.udp.recvmsg(sk, 100, MSG_ERRQUEUE, True) == -EAGAIN
+    assert sk.sk_rmem_alloc == 0
+
+
+def test_errors_that_nobody_reads_go_with_the_socket(net):
+    net.greet()
+    sk = net.a.socket(7)
+    sk.recverr = 1
+    net.a.udp.sendto(sk, b"anybody?", IP_B, 12345)
+    net.run(5)
+    assert sk.sk_rmem_alloc > 0
+    net.a.udp.close(sk)
+    assert net.a.in_use("UDP") == 0
+
+
+def test_a_datagram_too_long_is_an_error_of_this_host(net):
+    sk = net.a.socket(7)
+    sk.recverr = 1
+    assert net.a.udp.sendto(sk, bytes(65508), IP_B, 9) == -EMSGSIZE
+    msg = net.a.udp.recvmsg(sk, 100, MSG_ERRQUEUE, True)
+    assert (msg.control[0][2].errno, msg.control[0][2].origin, msg.control[0][2].info) == (EMSGSIZE, 1, 1500)
+
+
+class Inner:
+    """What ICMP quotes of a datagram from port 7 of a to port 9 of b."""
+
+    saddr, daddr, protocol, sender = IP_A, IP_B, 17, IP_B
+    transport = struct.pack("!HHHH", 7, 9, 9, 0) + b"x"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "connected", "pmtudisc", "errno"),
+    [
+        (3, 0, True, 1, 0),  # network unreachable: not fatal
+        (3, 1, True, 1, 0),
+        (3, 3, True, 1, ECONNREFUSED),
+        (3, 3, False, 1, 0),
+        (3, 4, True, 1, EMSGSIZE),
+        (3, 4, True, IP_PMTUDISC_DONT, 0),
+        (3, 10, True, 1, EHOSTUNREACH),
+        (4, 0, True, 1, 0),  # source quench
+        (11, 0, True, 1, 0),
+        (12, 0, True, 1, EPROTO),
+    ],
+)
+def test_which_icmp_errors_a_socket_is_told(net, kind, code, connected, pmtudisc, errno):
+    sk = net.a.socket(7)
+    sk.pmtudisc = pmtudisc
+    if connected:
+        net.a.udp.connect(sk, IP_B, 9)
+    net.a.udp.udp_err(Inner, kind, code, 0)
+    assert sk.sk_err == errno
+
+
+# receiving
+
+
+def test_what_does_not_fit_is_lost(net):
+    sk = net.a.socket(7)
+    net.flood(udp_frame(b"0123456789"))
+    net.run(1)
+    msg = net.a.udp.recvmsg(sk, 4, 0, True)
+    assert (msg.data, msg.length, msg.flags) == (b"0123", 4, MSG_TRUNC)
+    assert net.a.udp.recvmsg(sk, 4, 0, True) == -EAGAIN
+
+
+def test_a_peek_leaves_the_datagram(net):
+    sk = net.a.socket(7)
+    net.flood(udp_frame(b"0123456789"))
+    net.run(1)
+    msg = net.a.udp.recvmsg(sk, 4, MSG_PEEK | MSG_TRUNC, True)
+    assert (msg.data, msg.length) == (b"0123", 10)
+    assert net.a.udp.recvmsg(sk, 40, 0, True).data == b"0123456789"
+    assert sk.sk_rmem_alloc == 0
+
+
+def test_a_reader_waits_as_long_as_it_wants(net):
+    sk = net.a.socket(7)
+    sk.sk_rcvtimeo = 25
+    start = net.a.kernel.sched.jiffies
+    assert net.a.udp.recvmsg(sk, 10) == -EAGAIN
+    assert net.a.kernel.sched.jiffies - start == 25
+
+
+def test_shutdown_ends_a_reader_that_waits(net):
+    sk = net.a.socket(7)
+    got = []
+    net.a.kernel.sched.spawn("reader", lambda: got.append(net.a.udp.recvmsg(sk, 10)))
+    net.run(5)
+    sk.sk_shutdown |= RCV_SHUTDOWN
+    sk.sk_state_change(sk)
+    net.run(5)
+    assert got[0].data == b""
+    assert net.a.udp.recvmsg(sk, 10, 0, True) == -EAGAIN
+
+
+def test_control_messages_are_those_asked_for(net):
+    sk = net.a.socket(7)
+    sk.cmsg_flags = 7
+    net.flood(udp_frame())
+    net.run(1)
+    control = net.a.udp.recvmsg(sk, 10, 0, True).control
+    assert [entry[1] for entry in control] == [8, 2, 1]
+    assert (SOL_IP, IP_TTL, 64) in control
+
+
+def broken() -> bytes:
+    frame = bytearray(udp_frame(b"broken"))
+    frame[42] ^= 1
+    return bytes(frame)
+
+
+def test_a_broken_datagram_is_found_out_by_its_reader():
+    with two_hosts(rx_checksum=False) as net:
+        sk = net.a.socket(7)
+        net.flood(broken())
+        net.flood(udp_frame(b"whole"))
+        net.run(1)
+        assert len(sk.sk_receive_queue) == 2
+        assert net.a.udp.recvmsg(sk, 10, MSG_PEEK, True) == -EAGAIN
+        assert net.a.udp.recvmsg(sk, 10, 0, True).data == b"whole"
+        assert net.a.stats.ignored == {"udp: checksum": 1}
+        assert (net.a.udp.mib.in_datagrams, net.a.udp.mib.in_errors) == (2, 1)
+        assert sk.sk_rmem_alloc == 0
+
+
+def test_a_broken_datagram_does_not_make_a_socket_readable():
+    with two_hosts(rx_checksum=False) as net:
+        sk = net.a.socket(7)
+        net.flood(broken())
+        net.run(1)
+        assert net.a.udp.first_packet_length(sk) == 0
+        net.flood(udp_frame(b"whole"))
+        net.run(1)
+        assert net.a.udp.first_packet_length(sk) == 5
+
+
+def test_a_filter_of_a_program_sees_no_broken_datagram():
+    with two_hosts(rx_checksum=False) as net:
+        sk = net.a.socket(7)
+        net.a.socks.sk_attach_filter(sk, lambda _skb: pytest.fail("it is broken"))
+        net.flood(broken())
+        net.run(1)
+        assert not sk.sk_receive_queue
+
+
+def test_nobody_is_told_of_a_broken_datagram_to_nobody():
+    with two_hosts(rx_checksum=False) as net:
+        net.greet()
+        before = len(net.frames)
+        net.flood(broken())
+        net.run(2)
+        assert len(net.frames) == before
+        assert (net.a.udp.mib.no_ports, net.a.udp.mib.in_errors) == (0, 1)
+
+
+@pytest.mark.parametrize("packet_split", [False, True])
+def test_padding_is_cut_off(packet_split):
+    with two_hosts(packet_split=packet_split) as net:
+        sk = net.a.socket(7)
+        segment = struct.pack("!HHHH", 9, 7, 8 + 300, 0) + b"d" * 300 + b"p" * 500
+        net.flood(MAC_A + MAC_B + b"\x08\x00" + ip_packet(17, segment))
+        net.run(1)
+        assert net.a.udp.recvfrom(sk, nonblock=True)[0] == b"d" * 300
+
+
+# sending
+
+
+def test_a_sender_waits_for_room(net):
+    sk = net.a.socket(8)
+    sk.sk_sndbuf = 1  # room for one packet at a time
+    sk.sk_wmem_alloc = 1
+    done = []
+    net.a.kernel.sched.spawn("sender", lambda: done.append(net.a.udp.sendmsg(sk, b"x", SockaddrIn(IP_B, 7), 0, False)))
+    net.run(5)
+    assert done == []
+    assert net.a.udp.sendmsg(sk, b"x", SockaddrIn(IP_B, 7), 0, True) == -EAGAIN
+    assert net.a.udp.mib.sndbuf_errors == 1
+    sk.sk_wmem_alloc = 0
+    sk.sk_write_space(sk)
+    net.run(5)
+    assert done == [1]
+
+
+def test_a_sender_may_not_want_to_wait_long(net):
+    sk = net.a.socket(8)
+    sk.sk_sndbuf = sk.sk_wmem_alloc = 1
+    sk.sk_sndtimeo = 10
+    start = net.a.kernel.sched.jiffies
+    assert net.a.udp.sendmsg(sk, b"x", SockaddrIn(IP_B, 7), 0, False) == -EAGAIN
+    assert net.a.kernel.sched.jiffies - start == 10
+    sk.sk_wmem_alloc = 0
+
+
+def test_what_is_sent_is_charged_until_it_is_out(net):
+    net.greet()
+    sk = net.a.socket(8)
+    net.a.udp.sendto(sk, b"x" * 1000, IP_B, 7)
+    assert sk.sk_wmem_alloc > 1000
+    net.run(20)
+    assert sk.sk_wmem_alloc == 0
+
+
+def test_after_shutdown_nothing_is_sent(net):
+    sk = net.a.socket(8)
+    sk.sk_shutdown |= SEND_SHUTDOWN
+    assert net.a.udp.sendto(sk, b"x", IP_B, 7) == -EPIPE
+
+
+def test_a_corked_socket_gathers_one_datagram(net):
+    net.greet()
+    sk = net.b.socket(7)
+    out = net.a.socket(8)
+    before = len(net.frames)
+    assert net.a.udp.sendmsg(out, b"one ", SockaddrIn(IP_B, 7), MSG_MORE, True) == 4
+    out.corkflag = True
+    assert net.a.udp.sendmsg(out, b"two ", None, 0, True) == 4
+    net.run(5)
+    assert len(net.frames) == before
+    out.corkflag = False
+    assert net.a.udp.sendmsg(out, b"three", None, 0, True) == 5
+    net.run(5)
+    assert net.b.udp.recvfrom(sk, nonblock=True)[0] == b"one two three"
+
+
+def test_too_much_for_one_datagram_is_forgotten(net):
+    out = net.a.socket(8)
+    assert net.a.udp.sendmsg(out, bytes(60000), SockaddrIn(IP_B, 7), MSG_MORE, True) == 60000
+    assert net.a.udp.sendmsg(out, bytes(6000), None, MSG_MORE, True) == -EMSGSIZE
+    assert net.a.udp.push_pending(out) == 0
+    assert net.a.udp.mib.out_datagrams == 0
+
+
+def test_without_a_checksum_none_is_made(net):
+    net.greet()
+    out = net.a.socket(8)
+    out.sk_no_check = 1
+    net.a.udp.sendto(out, b"plain", IP_B, 7)
+    net.run(5)
+    assert net.frames[-2 if net.frames[-1][1][23] == 1 else -1][1][40:42] == b"\0\0"
+
+
+def test_type_of_service_and_time_to_live_are_the_sockets(net):
+    net.greet()
+    sk = net.b.socket(7)
+    out = net.a.socket(8)
+    out.tos, out.uc_ttl = 0x10, 3
+    net.a.udp.sendto(out, b"x", IP_B, 7)
+    net.run(5)
+    skb = sk.sk_receive_queue[0]
+    assert (skb.buf[skb.nh + 1], skb.buf[skb.nh + 8]) == (0x10, 3)
+    net.b.udp.recvfrom(sk)
