@@ -1,6 +1,7 @@
 """The command line: ``kemu VERB``. Every verb is imported when it is called, so that help is quick.
 
-Exit status: 0 the machine lived, 1 it did not, 2 wrong use (one sentence on stderr), 3 a script wants too much, 70 a defect of kemu itself, 130 interrupted.
+Exit status: 0 the machine lived, 1 it did not, 2 wrong use (one sentence on stderr), 3 a script wants too much, 70 a defect of
+kemu itself, 130 interrupted.
 A closed pipe is quiet.
 """
 
@@ -159,6 +160,28 @@ def packet(as_json: bool, **options: Any) -> int:
     from kemu_lab.packet_command import PacketOptions, packet_command
 
     return packet_command(PacketOptions(**options), as_json=as_json)
+
+
+@cli.command(short_help="Put an emulated machine on a TAP device of this one.")
+@click.option("--name", default="kemu0", metavar="NAME", help="The device.  [kemu0]")
+@click.option(
+    "--ip", default="10.99.0.2", metavar="ADDR", help="The emulated machine's address, in a network of 24 bits.  [10.99.0.2]"
+)
+@click.option("--peer", default="10.99.0.1", metavar="ADDR", help="This machine's address on the device.  [10.99.0.1]")
+@click.option("--seconds", default=None, metavar="N", help="End by itself.  [Ctrl-C ends it]")
+@click.option("--pcap", default=None, metavar="FILE", help="Write what passes as a pcapng file with comments.")
+def tap(**options: str) -> int:
+    """Boot a machine whose NIC is a TAP device: it answers ping, and echoes what comes to TCP port 7. Needs Linux and root.
+
+    \b
+    Examples:
+      kemu tap                      then, elsewhere: ping 10.99.0.2; nc 10.99.0.2 7
+      unshare -n kemu tap           in a network namespace of its own
+      kemu tap --seconds 60 --pcap tap.pcapng
+    """
+    from kemu_lab.tap_command import tap_command
+
+    return tap_command(**options)
 
 
 @cli.command("list", short_help="List the patches, the fixes or the scenarios.")

@@ -24,6 +24,8 @@ from kemu_lab.cli import main
         "run --seed x",
         "run --latency 5",
         "run --fill /nonexistent/file",
+        "run --pcap /nonexistent/file",
+        "run --pcap /",
         "run --trace /nonexistent/file",
         "run --nosuch",
         "run a b",
@@ -63,7 +65,7 @@ def test_help(words, capsys):
     assert "kemu" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["", "run", "list", "geometry", "watermarks"])
+@pytest.mark.parametrize("command", ["", "run", "list", "geometry", "watermarks", "tap"])
 def test_help_shows_its_examples_one_a_line(command, capsys):
     main([*command.split(), "--help"])
     out = capsys.readouterr().out
