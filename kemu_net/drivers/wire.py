@@ -1,7 +1,8 @@
 """A switch with its cables: what happens to a frame between two NICs.
 
 Interface
-    Wire(world, ...)                 attach(port), transmit(port, frame, now) -> when the sender's cable is free, cut(), mend()
+    Wire(world, ...)                 attach(port), transmit(port, frame, now) -> when the sender's cable is free
+    Wire.cut(), mend(), change(...)  lose everything; end that; another latency, bandwidth, queue or chance, while it runs
     Port                             what can be attached: ``mac`` and ``deliver(time, frame)``
     Watcher                          told of every frame's fate, the lost ones too: ``Wire.watcher``, for a capture
 
@@ -23,15 +24,18 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
+
 from kemu.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kemu.kernel.world import World
 
 FRAME_OVERHEAD = 24  # preamble, CRC and the gap between frames, in bytes on the cable
 BROADCAST = b"\xff" * 6
+CHANCES = ("loss", "reorder", "duplicate", "corrupt")
 
 
 class Port(Protocol):
@@ -56,16 +60,50 @@ class Watcher(Protocol):
         """Take note that ``frame`` has one wrong bit; it arrives next, or is lost."""
 
 
+@attrs.define
+class Faults:
+    """What the cable does to the frames of one sender.
+
+    :ivar loss: chance that a frame is lost; ``duplicate``, ``corrupt`` (one bit flips) and ``reorder`` (it arrives ``reorder_ns``
+        later) likewise.
+    """
+
+    loss: float = 0.0
+    reorder: float = 0.0
+    duplicate: float = 0.0
+    corrupt: float = 0.0
+    reorder_ns: int = 300_000
+
+    def changed(self, options: Mapping[str, float]) -> Faults:
+        """Give these faults with some of them changed; a person's mistake is a :exc:`ConfigError`."""
+        for name, value in options.items():
+            if name == "reorder_ns":
+                if value < 0:
+                    raise ConfigError(f"wire: reorder_ns is at least 0, not {value}")
+            elif name not in CHANCES:
+                raise ConfigError(f"wire: there is no {name}; its faults are {', '.join(CHANCES)} and reorder_ns")
+            elif not 0 <= value <= 1:
+                raise ConfigError(f"wire: {name} is a chance from 0 to 1, not {value}")
+        return attrs.evolve(self, **options)  # type: ignore[arg-type]  # reorder_ns is a whole number of ns
+
+    def none(self) -> bool:
+        """Tell whether frames pass unharmed."""
+        return not (self.loss or self.reorder or self.duplicate or self.corrupt)
+
+
 class Wire:
     """Connect ports.
 
     :param latency_ns: from the end of transmission to the begin of arrival.
     :param bandwidth_bps: of every cable, in each direction.
     :param queue: frames that the switch keeps for one receiver.
-    :param loss: chance that a frame is lost; ``duplicate``, ``corrupt`` (one bit flips) and ``reorder`` (it arrives ``reorder_ns``
-        later) likewise.
+    :param faults: chances of :class:`Faults`, for the frames of every sender.
     :ivar dropped: frames lost, by reason: cut, loss, queue.
     """
+
+    latency_ns: int
+    bandwidth_bps: int
+    queue: int
 
     def __init__(
         self,
@@ -74,26 +112,10 @@ class Wire:
         latency_ns: int = 50_000,
         bandwidth_bps: int = 1_000_000_000,
         queue: int = 1000,
-        loss: float = 0.0,
-        reorder: float = 0.0,
-        duplicate: float = 0.0,
-        corrupt: float = 0.0,
-        reorder_ns: int = 300_000,
         seed: int = 0,
+        **faults: float,
     ) -> None:
-        for name, chance in (("loss", loss), ("reorder", reorder), ("duplicate", duplicate), ("corrupt", corrupt)):
-            if not 0 <= chance <= 1:
-                raise ConfigError(f"wire: {name} is a chance from 0 to 1, not {chance}")
-        if latency_ns < 1 or bandwidth_bps < 1 or queue < 1:
-            raise ConfigError("wire: latency_ns, bandwidth_bps and queue are at least 1")
-        self.latency_ns = latency_ns
-        self.bandwidth_bps = bandwidth_bps
-        self.queue = queue
-        self.loss = loss
-        self.reorder = reorder
-        self.duplicate = duplicate
-        self.corrupt = corrupt
-        self.reorder_ns = reorder_ns
+        self._world = world
         self.rng = Random(seed)
         self.taps: list[Callable[[int, bytes], None]] = []
         self.watcher: Watcher | None = None
@@ -103,8 +125,35 @@ class Wire:
         self._by_mac: dict[bytes, Port] = {}
         self._uplink_free: dict[bytes, int] = {}
         self._downlink_free: dict[bytes, int] = {}
-        self._perfect = not (loss or reorder or duplicate or corrupt)
-        world.lookahead_ns = min(world.lookahead_ns, latency_ns)
+        self.faults = Faults().changed(faults)
+        self.faults_of: dict[bytes, Faults] = {}
+        self.change(latency_ns=latency_ns, bandwidth_bps=bandwidth_bps, queue=queue)
+
+    def change(
+        self,
+        *,
+        latency_ns: int | None = None,
+        bandwidth_bps: int | None = None,
+        queue: int | None = None,
+        sender: bytes | None = None,
+        **faults: float,
+    ) -> None:
+        """Be another wire from now on; what is not named stays. Frames that were sent before keep their times.
+
+        :param sender: a port's address: the faults are those of its frames alone, whatever the others' are.
+        """
+        for name, value in (("latency_ns", latency_ns), ("bandwidth_bps", bandwidth_bps), ("queue", queue)):
+            if value is not None:
+                if value < 1:
+                    raise ConfigError(f"wire: {name} is at least 1, not {value}")
+                setattr(self, name, value)
+        if latency_ns is not None:
+            self._world.lookahead_ns = min(self._world.lookahead_ns, latency_ns)
+        if sender is None:
+            self.faults = self.faults.changed(faults)
+        else:
+            self.faults_of[sender] = self.faults_of.get(sender, self.faults).changed(faults)
+        self._perfect = self.faults.none() and all(own.none() for own in self.faults_of.values())
 
     def attach(self, port: Port) -> None:
         """Plug a port in."""
@@ -147,19 +196,20 @@ class Wire:
     def _spoil(self, sender: Port, frame: bytes, arrival: int, bits_ns: int) -> None:
         """Forward a frame over a cable that loses, flips, delays and repeats."""
         rng = self.rng
-        if self.loss and rng.random() < self.loss:
+        faults = self.faults_of.get(sender.mac, self.faults)
+        if faults.loss and rng.random() < faults.loss:
             self._lose(sender, arrival - self.latency_ns, frame, "loss")
             return
-        if self.corrupt and rng.random() < self.corrupt:
+        if faults.corrupt and rng.random() < faults.corrupt:
             bit = rng.randrange(len(frame) * 8)
             flipped = bytearray(frame)
             flipped[bit >> 3] ^= 1 << (bit & 7)
             frame = bytes(flipped)
             if self.watcher is not None:
                 self.watcher.flipped(frame, bit)
-        late = self.reorder_ns if self.reorder and rng.random() < self.reorder else 0
+        late = faults.reorder_ns if faults.reorder and rng.random() < faults.reorder else 0
         self._forward(sender, frame, arrival, bits_ns, late)
-        if self.duplicate and rng.random() < self.duplicate:
+        if faults.duplicate and rng.random() < faults.duplicate:
             self._forward(sender, frame, arrival, bits_ns, late)
 
     def _forward(self, sender: Port, frame: bytes, arrival: int, bits_ns: int, late: int) -> None:

@@ -140,6 +140,52 @@ def test_the_same_seed_spoils_the_same_frames(world):
     assert runs[0] == runs[1]
 
 
+def _arrived(wire, one, two, count=40):
+    before = len(two.heard)
+    for mark in range(count):
+        wire.transmit(one, frame(MAC_2, mark=mark), mark * 1_000_000)
+    return two.heard[before:]
+
+
+@pytest.mark.parametrize(
+    ("fault", "arrive"), [({"loss": 1.0}, 0), ({"duplicate": 1.0}, 80), ({"corrupt": 1.0}, 40), ({"reorder": 1.0}, 40)]
+)
+def test_a_fault_comes_and_goes_while_the_wire_is_in_use(world, fault, arrive):
+    wire, one, two, _ = three(world, seed=2)
+    well = _arrived(wire, one, two)
+    wire.change(**fault)
+    assert len(_arrived(wire, one, two)) <= arrive
+    wire.change(**dict.fromkeys(fault, 0.0))
+    assert [got for _, got in _arrived(wire, one, two)] == [got for _, got in well]
+
+
+def test_a_fault_of_one_sender_leaves_the_others_alone(world):
+    wire, one, two, three_ = three(world)
+    wire.change(sender=MAC_1, loss=1.0)
+    wire.transmit(one, frame(MAC_2), 0)
+    wire.transmit(three_, frame(MAC_2), 0)
+    assert len(two.heard) == 1
+    assert wire.dropped["loss"] == 1
+
+
+def test_latency_and_bandwidth_change_for_what_is_sent_from_now_on(world):
+    wire, one, two, _ = three(world)
+    wire.transmit(one, frame(MAC_2), 0)
+    wire.change(latency_ns=10_000, bandwidth_bps=100_000_000)
+    wire.transmit(one, frame(MAC_2), 1_000_000)
+    assert [time for time, _ in two.heard] == [51_200, 1_000_000 + 12_000 + 10_000]
+    assert world.lookahead_ns == 10_000
+
+
+def test_a_short_queue_drops_what_comes_on_top(world):
+    wire, one, two, three_ = three(world)
+    wire.change(queue=2)
+    for mark in range(10):
+        wire.transmit(one, frame(MAC_2, mark=mark), 0)
+        wire.transmit(three_, frame(MAC_2, mark=mark), 0)
+    assert wire.dropped["queue"] == 20 - len(two.heard) > 0
+
+
 def test_taps_see_what_leaves_the_switch(world):
     wire, one, two, _ = three(world)
     seen = []
@@ -153,7 +199,9 @@ def test_the_latency_bounds_how_far_machines_run_ahead(world):
     assert world.lookahead_ns == 7_000
 
 
-@pytest.mark.parametrize("bad", [{"loss": 1.5}, {"corrupt": -0.1}, {"latency_ns": 0}, {"queue": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"loss": 1.5}, {"corrupt": -0.1}, {"latency_ns": 0}, {"queue": 0}, {"reorder_ns": -1}, {"los": 0.1}]
+)
 def test_impossible_cables_are_refused(world, bad):
     with pytest.raises(ConfigError):
         Wire(world, **bad)
