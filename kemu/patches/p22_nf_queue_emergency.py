@@ -29,6 +29,9 @@ PATCH = Patch(
     message_id="20071030160914.593270000@chello.nl",
     needs=(),
     wants=("skb_alloc_reserve",),
+    touches=(
+        "kemu_net.netfilter.core.NfHooks.nf_iterate",
+        "kemu_net.netfilter.nf_queue.NfQueue.check",
+    ),
     fate=("Not among the patches that were merged in 3.6. SUSE carried it."),
-    built=False,
 )
