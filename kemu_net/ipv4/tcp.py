@@ -73,6 +73,7 @@ class Tcp(TcpOptionsCalls):
     def __init__(self, kernel: Kernel, socks: Socks, skbs: SkbAlloc, inet: Inet, stats: NetStats) -> None:
         super().__init__(kernel, socks, skbs, inet, stats)
         inet.inet_add_protocol(IPPROTO_TCP, self.tcp_v4_rcv)
+        inet.protocols_err[IPPROTO_TCP] = self.tcp_v4_err
         register = kernel.sysctl.register
         for name in ("mem", "rmem", "wmem"):
             vector: list[int] = getattr(self.prot, f"sysctl_{name}")

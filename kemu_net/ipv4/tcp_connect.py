@@ -10,12 +10,17 @@ Rules
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kemu.kernel.errno import EADDRNOTAVAIL, ECONNABORTED, EINPROGRESS, EISCONN, ENETUNREACH, ENOBUFS
 from kemu_net.core.dst import sk_dst_set
 from kemu_net.core.sock import SOCK_DONE
 from kemu_net.ipv4.tcp_listen import TcpListen
 from kemu_net.ipv4.tcp_sock import TCP_MSS_DEFAULT, TCP_TIMEOUT_INIT, TcpSock, ends
 from kemu_net.ipv4.tcp_states import TCP_CLOSE, TCP_SYN_RECV, TCP_SYN_SENT
+
+if TYPE_CHECKING:
+    from kemu_net.ipv4.tcp_timewait import TimeWaitSock
 
 _CONNECTING = frozenset((TCP_SYN_SENT, TCP_SYN_RECV))
 
@@ -66,11 +71,12 @@ class TcpConnect(TcpListen):
             err = self.inet_csk_get_port(sk, sk.bind_port)
             if err:
                 return err
-        if ends(sk) in self.ehash:
+        before = self.ehash.get(ends(sk))
+        if before is not None and not self.tcp_twsk_unique(sk, before):
             if not sk.bind_port:
                 self.inet_put_port(sk)
             return -EADDRNOTAVAIL
-        self._tcp_connect_init(sk)
+        self._tcp_connect_init(sk, before)
         self.tcp_set_state(sk, "connect")
         self.inet_hash(sk)
         err = self.tcp_connect_send(sk)
@@ -78,15 +84,21 @@ class TcpConnect(TcpListen):
             self.tcp_set_state(sk, "done")
         return err
 
-    def _tcp_connect_init(self, sk: TcpSock) -> None:
-        """Set everything to the state before a SYN (``tcp_connect_init()``)."""
+    def _tcp_connect_init(self, sk: TcpSock, before: TimeWaitSock | None) -> None:
+        """Set everything to the state before a SYN (``tcp_connect_init()``).
+
+        :param before: the connection in TIME_WAIT whose ends are used again.
+        """
         self.tcp_set_ports(sk)
-        isn = self.rng.getrandbits(32)
+        isn = before.isn if before is not None else self.rng.getrandbits(32)
         sk.snd_una = sk.snd_nxt = sk.snd_sml = sk.write_seq = sk.pushed_seq = sk.rtt_seq = isn
         sk.rcv_nxt = sk.rcv_wup = sk.copied_seq = 0
         sk.snd_wnd = sk.max_window = sk.snd_wl1 = 0
         sk.advmss = self.tcp_advmss()
         sk.rx_opt.clear()
+        if before is not None:
+            sk.rx_opt.ts_recent = before.ts_recent
+            sk.rx_opt.ts_recent_stamp = before.ts_recent_stamp
         self.tcp_initialize_mss(sk, sk.rx_opt.user_mss or TCP_MSS_DEFAULT)
         self.tcp_select_initial_window(sk)
         sk.sk_err = sk.sk_err_soft = 0

@@ -61,6 +61,8 @@ class TcpTimers(TcpCong):
                 self.sk_reset_timer(sk, sk.delack_timer, sk.ack_timeout)
             else:
                 sk.ack_pending &= ~ICSK_ACK_TIMER
+                if sk.prequeue:
+                    self.tcp_prequeue_flush(sk)  # the reader did not come in time
                 if sk.ack_pending & ICSK_ACK_SCHED:
                     if sk.ack_pingpong:
                         sk.ack_pingpong = 0

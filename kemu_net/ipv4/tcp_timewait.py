@@ -40,7 +40,7 @@ class TimeWaitSock:
     """``struct tcp_timewait_sock``.
 
     :ivar substate: TCP_TIME_WAIT, or TCP_FIN_WAIT2 while the peer's FIN is still missing.
-    :ivar isn: with TW_SYN, the sequence number that a new connection should start from.
+    :ivar isn: the sequence number that a new connection between the same ends should start from.
     :ivar ts_recent: the peer's last time stamp, noted at second ``ts_recent_stamp``; that is 0 without time stamps.
     """
 
@@ -74,7 +74,7 @@ class TimeWaitSock:
         self.rcv_wscale = sk.rx_opt.rcv_wscale
         self.ts_recent = sk.rx_opt.ts_recent
         self.ts_recent_stamp = sk.rx_opt.ts_recent_stamp
-        self.isn = 0
+        self.isn = sk.snd_nxt + 65535 + 2 & MASK or 1
         self.timer = timer
         self.bind_bucket: BindBucket | None = None
 
@@ -118,16 +118,13 @@ class TcpTimewait(TcpTimers):
         """Start the 60 s of TIME_WAIT again (``inet_twsk_schedule()``)."""
         self.timers.mod_timer(tw.timer, self.sched.jiffies + TCP_TIMEWAIT_LEN)
 
-    def tcp_twsk_unique(self, sk: TcpSock, tw: TimeWaitSock) -> bool:
+    def tcp_twsk_unique(self, sk: TcpSock, tw: object) -> bool:
         """Let a socket that was bound to its port take over the ends of a connection in TIME_WAIT (``tcp_twsk_unique()``).
 
         Time stamps tell the two apart. Ports that connect() chooses itself are left alone: tcp_tw_reuse is off.
         """
-        if not tw.ts_recent_stamp or not sk.bind_port:
+        if not isinstance(tw, TimeWaitSock) or not tw.ts_recent_stamp or not sk.bind_port:
             return False
-        sk.write_seq = tw.snd_nxt + 65535 + 2 & MASK or 1
-        sk.rx_opt.ts_recent = tw.ts_recent
-        sk.rx_opt.ts_recent_stamp = tw.ts_recent_stamp
         self.inet_twsk_kill(tw)
         return True
 
@@ -169,7 +166,6 @@ class TcpTimewait(TcpTimers):
             return TW_SUCCESS
         newer = (tw.rcv_nxt - seq) & SIGN or (opt.saw_tstamp and (tw.ts_recent - opt.rcv_tsval) & SIGN)
         if word & (W_SYN | W_RST | W_ACK) == W_SYN and not paws_reject and newer:
-            tw.isn = tw.snd_nxt + 65535 + 2 & MASK or 1
             return TW_SYN
         if word & W_RST:
             return TW_SUCCESS

@@ -80,6 +80,7 @@ class FakeInet:
         self.forward = None
         self.refuse = 0
         self.route_error = 0
+        self.protocols_err = {}
         self.held = None  # a list: the "device" keeps skbs until somebody frees them
 
     def inet_add_protocol(self, proto, fn) -> None:
