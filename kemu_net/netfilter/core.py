@@ -3,7 +3,7 @@
 Interface
     NfHookOps(fn, hooknum, priority)   one hook: fn(hooknum, skb, indev, outdev, okfn) gives a verdict
     NfHooks.nf_register_hook(ops), nf_unregister_hook(ops)
-    NfHooks.nf_hook_slow(hook, skb, indev, outdev, okfn)    what okfn(skb) gives when all accept; -EPERM: dropped; 0: somebody has it
+    NfHooks.nf_hook_slow(hook, skb, indev, outdev, okfn)   what okfn(skb) gives when all accept; -EPERM: dropped; 0: somebody has it
     NfHooks.queue                      packets that wait for user space (nf_queue.py)
     NfHooks.check()                    none of them is an emergency packet (patch 22)
 

@@ -27,6 +27,7 @@ from kemu_net.ipv4.inet import Inet
 from kemu_net.ipv4.inet_reserves import InetReserves
 from kemu_net.ipv4.udp import Udp
 from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH, create_dst_cache
+from kemu_net.netfilter.core import NfHooks
 
 MIB = 1 << 20
 MAC_A, MAC_B, MAC_C = (bytes((2, 0, 0, 0, 0, last)) for last in (1, 2, 3))
@@ -60,7 +61,8 @@ class Host:
         self.skbs = SkbAlloc(kernel, self.page_alloc, self.slub, self.net_reserves, self.stats)
         self.dev = Dev(kernel, self.skbs)
         self.nic = Nic(kernel, self.dev, wire, mac, **nic)
-        self.inet = Inet(kernel, self.dev, self.slub, self.nic, ip, self.page_alloc.total_pages)
+        self.nf = NfHooks(kernel, self.skbs)
+        self.inet = Inet(kernel, self.dev, self.slub, self.nic, ip, self.page_alloc.total_pages, nf=self.nf)
         self.socks = Socks(kernel, self.page_alloc, self.slub, self.net_reserves, self.skbs, self.stats)
         self.udp = Udp(kernel, self.socks, self.skbs, self.inet, self.stats)
         ip6 = (create_dst_cache(self.slub), IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH) if ipv6 else None
