@@ -2,8 +2,8 @@
 
 Interface
     TcpCong.tcp_rtt_estimator, tcp_clean_rtx_queue       what an acknowledgement tells
-    tcp_cong_ack(sk, prior_packets, prior_in_flight, flag)    what tcp_ack() does about congestion
-    tcp_cong_avoid, tcp_fastretrans_alert, tcp_enter_loss
+    tcp_ack_dubious(sk, prior_packets, prior_in_flight, flag)    an acknowledgement that is not plain progress
+    tcp_cong_avoid, tcp_fastretrans_alert, tcp_enter_loss, tcp_pmtu_discovery
 
 Rules
     * States: OPEN, DISORDER (something is missing), CWR (this host was congested), RECOVERY (fast retransmit), LOSS (after an RTO).
@@ -140,14 +140,9 @@ class TcpCong(TcpSack):
                 self.inet_csk_reset_xmit_timer(sk, ICSK_TIME_RETRANS, sk.rto, TCP_RTO_MAX)
         return flag
 
-    def tcp_cong_ack(self, sk: TcpSock, prior_packets: int, prior_in_flight: int, flag: int) -> None:
-        """Let the window grow, and look for losses when an acknowledgement is dubious (the end of ``tcp_ack()``)."""
-        state = sk.ca_state
-        if state == TCP_CA_OPEN and flag & FLAG_NOT_DUP and not flag & FLAG_CA_ALERT:
-            if flag & FLAG_DATA_ACKED:
-                self.tcp_cong_avoid(sk, prior_in_flight)
-            return
-        if flag & FLAG_DATA_ACKED and state not in (TCP_CA_RECOVERY, TCP_CA_CWR):  # tcp_may_raise_cwnd()
+    def tcp_ack_dubious(self, sk: TcpSock, prior_packets: int, prior_in_flight: int, flag: int) -> None:
+        """Look for losses, when an acknowledgement is a duplicate, has news by SACK, or something is wrong already."""
+        if flag & FLAG_DATA_ACKED and sk.ca_state not in (TCP_CA_RECOVERY, TCP_CA_CWR):  # tcp_may_raise_cwnd()
             self.tcp_cong_avoid(sk, prior_in_flight)
         self.tcp_fastretrans_alert(sk, prior_packets, flag)
 

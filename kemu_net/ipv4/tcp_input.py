@@ -27,6 +27,7 @@ from kemu_net.core.sock import SOCK_DEAD, SOCK_NOSPACE, SOCK_QUEUE_SHRUNK, SOCK_
 from kemu_net.core.stream import sk_stream_rfree
 from kemu_net.ipv4.ip_output import dst_confirm
 from kemu_net.ipv4.tcp_cong import (
+    FLAG_CA_ALERT,
     FLAG_DATA,
     FLAG_DATA_ACKED,
     FLAG_NOT_DUP,
@@ -102,10 +103,8 @@ class TcpInput(TcpQueues):
         if flag & FLAG_SND_UNA_ADVANCED:
             flag |= self.tcp_clean_rtx_queue(sk)
             dst_confirm(sk, now)
-        if sk.ca_state != TCP_CA_OPEN or not flag & FLAG_NOT_DUP:
-            if flag & FLAG_DATA_ACKED and sk.ca_state <= 1:
-                self.tcp_cong_avoid(sk, prior_in_flight)
-            self.tcp_fastretrans_alert(sk, prior_packets, flag)
+        if sk.ca_state != TCP_CA_OPEN or not flag & FLAG_NOT_DUP or flag & FLAG_CA_ALERT:
+            self.tcp_ack_dubious(sk, prior_packets, prior_in_flight, flag)
         elif flag & FLAG_DATA_ACKED:
             self.tcp_cong_avoid(sk, prior_in_flight)
         return True

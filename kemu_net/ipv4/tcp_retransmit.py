@@ -76,7 +76,7 @@ class TcpRetransmit(TcpControl):
                 sk.retrans_out += 1
             skb.sacked |= TCPCB_RETRANS
             if not sk.retrans_stamp:
-                sk.retrans_stamp = skb.when
+                sk.retrans_stamp = skb.when or 1  # 0 means none
             sk.undo_retrans += 1
             skb.ack_seq = sk.snd_nxt
         return err
