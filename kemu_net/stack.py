@@ -2,7 +2,7 @@
 
 Interface
     NetStack(kernel, page_alloc, slub, reserves, wire, mac=..., ip=..., ...)
-        stats, net_reserves, skbs, dev, nic, socks, inet, arp, udp, tcp, inet_reserves
+        stats, net_reserves, skbs, dev, nic, nf, socks, inet, arp, udp, raw, tcp, inet_reserves
         sockets()             the socket calls of a process
         check()               all invariants of the parts
         check_reserve_use()   no normal packet lies in the reserve while memory is short
@@ -28,15 +28,19 @@ from kemu_net.core.net_reserve import NetReserves
 from kemu_net.core.skb_alloc import SkbAlloc
 from kemu_net.core.sock import SecurityHooks, Socks
 from kemu_net.core.stats import NetStats
-from kemu_net.core.uapi import AF_INET
+from kemu_net.core.uapi import AF_INET, AF_PACKET
 from kemu_net.drivers.nic import Nic
 from kemu_net.ipv4.inet import Inet
 from kemu_net.ipv4.inet_reserves import InetReserves
+from kemu_net.ipv4.raw import Raw
 from kemu_net.ipv4.tcp import Tcp
 from kemu_net.ipv4.udp import Udp
 from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH, create_dst_cache
+from kemu_net.netfilter.core import NfHooks
+from kemu_net.packet.af_packet import PacketFamily
 from kemu_net.socket.af_inet import InetFamily
 from kemu_net.socket.inet_dgram import InetDgram
+from kemu_net.socket.inet_raw import InetRaw
 from kemu_net.socket.inet_stream import InetStream
 from kemu_net.socket.sockets import Sockets
 
@@ -108,18 +112,24 @@ class NetStack:
             Nic, kernel, self.dev, wire, mac, mtu=mtu, ring=ring, packet_split=packet_split, rx_checksum=rx_checksum, itr_ns=itr_ns
         )
         pages = page_alloc.total_pages
-        self.inet: Inet = build(Inet, kernel, self.dev, slub, self.nic, ip, pages, prefix=prefix, gateway=gateway)
+        self.nf: NfHooks = build(NfHooks, kernel, self.skbs)
+        self.inet: Inet = build(Inet, kernel, self.dev, slub, self.nic, ip, pages, prefix=prefix, gateway=gateway, nf=self.nf)
         self.arp = self.inet.arp
         self.socks: Socks = build(Socks, kernel, page_alloc, slub, self.net_reserves, self.skbs, self.stats, security)
         self.udp: Udp = build(Udp, kernel, self.socks, self.skbs, self.inet, self.stats)
+        self.raw: Raw = build(Raw, kernel, self.socks, self.skbs, self.inet)
         self.tcp: Tcp = build(Tcp, kernel, self.socks, self.skbs, self.inet, self.stats)
         self.tcp.csum_offload = True
         ip6 = (create_dst_cache(slub), IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH) if ipv6 else None
         self.inet_reserves: InetReserves = build(
             InetReserves, kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget
         )
+        self.inet_reserves.bind(self.inet.tunables)
         self.families: dict[int, Family] = {
-            AF_INET: InetFamily(InetStream(kernel, self.socks, self.tcp), InetDgram(kernel, self.socks, self.udp))
+            AF_INET: InetFamily(
+                InetStream(kernel, self.socks, self.tcp), InetDgram(kernel, self.socks, self.udp), InetRaw(self.raw)
+            ),
+            AF_PACKET: build(PacketFamily, kernel, self.socks, self.skbs, self.dev, self.nic),
         }
         kernel.judge.explainers["reply"] = _explain_reply
         if judged:
@@ -160,6 +170,7 @@ class NetStack:
         """Assert the invariants of all parts."""
         self.net_reserves.check()
         self.inet.route.check()
+        self.nf.check()
         emergency = sum(skb.emergency for skb in self._received())
         if emergency > self.skbs.emergency_live:
             raise KernelBug(f"{emergency} emergency packets rest, but only {self.skbs.emergency_live} live", state=self.stats)

@@ -33,6 +33,7 @@ from kemu_net.core.sock import (
     SEND_SHUTDOWN,
     SHUTDOWN_MASK,
     SOCK_ASYNC_NOSPACE,
+    SOCK_LINGER,
     SOCK_NOSPACE,
     sock_error,
     sock_rcvtimeo,
@@ -40,7 +41,7 @@ from kemu_net.core.sock import (
 )
 from kemu_net.core.stream import sk_stream_min_wspace, sk_stream_wspace
 from kemu_net.core.uapi import Msg, SockaddrIn
-from kemu_net.ipv4.tcp_sock import MASK, W_FIN
+from kemu_net.ipv4.tcp_sock import MASK
 from kemu_net.ipv4.tcp_states import (
     TCP_CLOSE,
     TCP_LISTEN,
@@ -55,6 +56,7 @@ from kemu_net.socket.ops import (
     Address,
     ProtoOps,
     Socket,
+    as_int,
 )
 from kemu_net.socket.sockopt import ip_getsockopt, ip_setsockopt
 
@@ -86,9 +88,10 @@ class InetStream(ProtoOps):
         self.tcp = tcp
 
     def release(self, sock: Socket) -> None:
-        """Close (``inet_release()``)."""
-        sock.sk.sk_socket = None
-        self.tcp.close(sock.sk)
+        """Close, waiting for the peer's last word if SO_LINGER says so (``inet_release()``)."""
+        sk: TcpSock = sock.sk
+        sk.sk_socket = None
+        self.tcp.close(sk, sk.sk_lingertime if sk.sk_flags & SOCK_LINGER else 0)
 
     def bind(self, sock: Socket, addr: Address) -> int:
         """Choose the own address and port (``inet_bind()``)."""
@@ -188,12 +191,7 @@ class InetStream(ProtoOps):
 
     def recvmsg(self, sock: Socket, size: int, flags: int, nonblock: bool) -> Msg | int:
         """Receive (``tcp_recvmsg()``)."""
-        sk: TcpSock = sock.sk
-        if flags & uapi.MSG_OOB:
-            return -EINVAL
-        if sk.sk_state == TCP_LISTEN:
-            return -ENOTCONN
-        data = self.tcp.recvmsg(sk, size, nonblock)
+        data = self.tcp.recvmsg(sock.sk, size, nonblock, flags)
         return data if isinstance(data, int) else Msg(data, length=len(data))
 
     # the end
@@ -253,21 +251,26 @@ class InetStream(ProtoOps):
             return -EINVAL
         if sk.sk_state in _CONNECTING:
             return 0
-        if cmd == uapi.SIOCOUTQ:
-            return sk.write_seq - sk.snd_una & MASK
-        answer = sk.rcv_nxt - sk.copied_seq & MASK
-        if answer and sk.sk_receive_queue and sk.sk_receive_queue[-1].flags & W_FIN:
-            answer -= 1
-        return answer
+        return sk.write_seq - sk.snd_una & MASK if cmd == uapi.SIOCOUTQ else self.tcp.tcp_inq(sk)
+
+    def keepalive(self, sock: Socket, on: bool) -> None:
+        """Begin or end probing a silent peer (``tcp_set_keepalive()``)."""
+        self.tcp.tcp_set_keepalive(sock.sk, on)
 
     def setsockopt(self, sock: Socket, level: int, optname: int, value: Any) -> int:
         """Set an option of TCP or IP (``tcp_setsockopt()``)."""
         if level == uapi.SOL_IP:
             return ip_setsockopt(sock.sk, optname, value)
-        return -ENOPROTOOPT
+        if level != uapi.SOL_TCP:
+            return -ENOPROTOOPT
+        if optname != uapi.TCP_CONGESTION:
+            value = as_int(value)
+            if value is None:
+                return -EINVAL
+        return self.tcp.tcp_setsockopt(sock.sk, optname, value)
 
     def getsockopt(self, sock: Socket, level: int, optname: int) -> tuple[int, Any]:
         """Give the value of an option of TCP or IP (``tcp_getsockopt()``)."""
         if level == uapi.SOL_IP:
             return ip_getsockopt(sock.sk, optname)
-        return -ENOPROTOOPT, None
+        return self.tcp.tcp_getsockopt(sock.sk, optname) if level == uapi.SOL_TCP else (-ENOPROTOOPT, None)
