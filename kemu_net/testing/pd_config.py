@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from kemu_net.testing.pd_ast import Script, ScriptOption
 
+MAX_MTU: Final = 9000
 TAKEN: Final = frozenset(
     """
     define D dry_run verbose v debug speed code_command code_format code_sockopt so_filename so_flags init_scripts strict_segments
-    tcp_ts_ecr_scaled send_omit_free persistent_tun_dev
+    tcp_ts_ecr_scaled send_omit_free persistent_tun_dev mss
     """.split()  # noqa: SIM905  # a table for people
 )
 _REFUSED: Final = {
@@ -33,7 +34,6 @@ _REFUSED: Final = {
     "wire_client": "two hosts on a real wire",
     "wire_server": "two hosts on a real wire",
     "udp_encapsulation": "UDP encapsulation",
-    "mss": "the option mss (the card's mtu decides)",
 }
 
 
@@ -73,6 +73,8 @@ class Config:
         if key in _REFUSED or key.startswith("wire_"):
             what = _REFUSED.get(key, "two hosts on a real wire")
             raise ScriptUnsupported(name, option.line, f"--{key}: {what} is not supported")
+        if key == "mtu" and (option.value or "").isdecimal() and int((option.value or "")[:9]) > MAX_MTU:
+            raise ScriptUnsupported(name, option.line, f"--mtu={option.value}: the card takes at most {MAX_MTU}")
         if key == "ip_version":
             if option.value != "ipv4":
                 raise ScriptUnsupported(name, option.line, f"--ip_version={option.value}: only ipv4 is supported")
@@ -142,7 +144,7 @@ _READERS: Final[dict[str, tuple[str, Callable[[str], object]]]] = {
     "tolerance_usecs": ("tolerance", _number(0, 10**9, 1000)),
     "tolerance_percent": ("tolerance_percent", _percent),
     "tcp_ts_tick_usecs": ("ts_tick", _number(0, 10**7, 1000)),
-    "mtu": ("mtu", _number(68, 9000)),
+    "mtu": ("mtu", _number(68, MAX_MTU)),
     "mem": ("mem", _number(8, 4096, 1 << 20)),
     "cpus": ("cpus", _number(1, 8)),
     "ring": ("ring", _number(8, 4096)),

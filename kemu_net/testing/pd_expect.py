@@ -27,13 +27,17 @@ _STIMULUS_ANY_NS: Final = 100_000_000
 
 
 class Expecting:
-    """Compares the packets of the machine with the script, in their order."""
+    """Compares the packets of the machine with the script, in their order.
+
+    :ivar passed_over: packets of other connections and protocols that stood in the way of an expected segment.
+    """
 
     def __init__(self, host: Host, conns: Conns, config: Config, stimulus: bool) -> None:
         self.host = host
         self.conns = conns
         self.config = config
         self.stimulus = stimulus
+        self.passed_over: list[str] = []
         self._owners: dict[int, Conn | None] = {}
         self._first_stamp: tuple[int, int] | None = None
         host.peer.on_seen = self._heard
@@ -60,13 +64,26 @@ class Expecting:
             self._look(packet, latest if last is None else last + _STIMULUS_NS)
             return None
         peer = self.host.peer
-        self.host.run(lambda: bool(peer.seen), latest)
+        self.host.run(lambda: self._candidate(packet), latest)
         if not peer.seen:
             until = (max(latest, self.host.now) - origin) / SECOND
             return f"expected {show_spec(packet)}, but nothing was sent until {until:.6f}"
         seen, conn = self._take()
         seen = self._gather(packet, seen, latest)
         return self._compare(packet, seen, conn, (start, last, slack, origin))
+
+    def _candidate(self, packet: Packet) -> bool:
+        """Pass over what another connection sent, as packetdrill does; tell whether something is left to compare."""
+        body = packet.body
+        seen = self.host.peer.seen
+        current = self.conns.current
+        while seen and isinstance(body, TcpSpec) and current is not None and current.proto == TCP:
+            owner = self._owners.get(id(seen[0]))
+            other = owner is not None and owner is not current and body.ports != (seen[0].sport, seen[0].dport)
+            if seen[0].proto == TCP and not other:
+                break
+            self.passed_over.append(show_seen(self._take()[0]))
+        return bool(seen)
 
     def _compare(self, packet: Packet, seen: Seen, conn: Conn | None, times: tuple[int | None, int | None, int, int]) -> str | None:
         """Compare fields, then the time."""

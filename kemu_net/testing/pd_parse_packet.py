@@ -54,6 +54,7 @@ _OTHERS: Final = {
 def parse_packet(stream: TokenStream) -> Packet:
     """Parse one packet."""
     direction = stream.take().text
+    about = _echoed(stream) if stream.ahead().kind == "INT" else None  # older scripts name it before "icmp"
     packet = _ip_info(stream, Packet(direction, RawSpec(b"")))
     token = stream.token
     if token.kind == "WORD" and token.text in _TUNNELS:
@@ -65,6 +66,8 @@ def parse_packet(stream: TokenStream) -> Packet:
         body = UdpSpec(_length(stream), ports)
     elif stream.accept_word("icmp"):
         body = _icmp(stream)
+        if about is not None:
+            body = attrs.evolve(body, about=about[0], seq=about[1], length=about[2])
     else:
         stream.accept_word("tcp")
         body = _tcp(stream, direction)
@@ -238,16 +241,23 @@ def _icmp(stream: TokenStream) -> IcmpSpec:
         code = number
     mtu = stream.number("mtu", U16) if stream.accept_word("mtu") else None
     ident = stream.number("id", U16) if stream.accept_word("id") else 0
-    about, seq, length = "tcp", 0, 0
-    if stream.accept("["):
-        if stream.accept_word("udp"):
-            about, length = "udp", _length(stream)
-        elif stream.accept_word("raw"):
-            about, length = "raw", _length(stream)
-        else:
-            seq, length = _seq(stream)
-        stream.expect("]", "after the packet that the ICMP message is about")
+    about, seq, length = _echoed(stream) or ("tcp", 0, 0)
     return IcmpSpec(type_, code, mtu, ident, about, seq, length)
+
+
+def _echoed(stream: TokenStream) -> tuple[str, int, int] | None:
+    """Parse the packet that an ICMP message is about: ``[1:1461(1460)]``, ``[udp (8)]``."""
+    if not stream.accept("["):
+        return None
+    about, seq, length = "tcp", 0, 0
+    if stream.accept_word("udp"):
+        about, length = "udp", _length(stream)
+    elif stream.accept_word("raw"):
+        about, length = "raw", _length(stream)
+    else:
+        seq, length = _seq(stream)
+    stream.expect("]", "after the packet that the ICMP message is about")
+    return about, seq, length
 
 
 def _raw(stream: TokenStream, direction: str) -> RawSpec:

@@ -5,7 +5,8 @@ Interface: ``Runner(script, config, host, stimulus)``; ``run()`` raises :exc:`Sc
 
 Rules of this file
     * An event waits for its time, a relative one from when the event before was done. Packets that the machine sends are compared
-      in their order with the lines that expect them; one that is still unexpected when the script ends is nobody's business, as in
+      in their order with the lines that expect them; where a segment of the connection is expected, packets of others are passed
+      over and noted. One that is still unexpected when the script ends is nobody's business, as in
       packetdrill (``wire.pending`` tells).
     * A time may be off by the tolerance: see pd_config.py. HZ is 250: a timer cannot be hit closer than 4 ms.
     * A line may expect more bytes than one segment holds, as a sender with TSO shows them: full segments in a row count as one.
@@ -113,6 +114,9 @@ class Runner:
             start = None if when.kind == ANY_TIME else origin + when.time
             last = start if when.last is None else origin + when.last
             problem = self.expecting.expect(action, start, last, base, self.origin)
+            for text in self.expecting.passed_over:
+                self._note(f"passed over, not of this connection: {text}")
+            self.expecting.passed_over.clear()
             if problem is not None and "packet" not in self.config.non_fatal:
                 raise self._fail(problem)
             if problem is not None:
