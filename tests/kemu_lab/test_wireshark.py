@@ -1,54 +1,161 @@
-"""What is on the wire is what Wireshark expects: right checksums, nothing malformed. Needs tshark (Debian package tshark)."""
+"""What is on the wire is what Wireshark expects: right checksums, nothing malformed, every call answered. Needs tshark."""
 
-import shutil
-import struct
-import subprocess
+from __future__ import annotations
 
 import pytest
 
+from captures import WRONG, captured, needs_tshark, tool, tshark
 from kemu.patches import PatchSet
-from kemu_lab.progress import Watch
+from kemu_lab.run import run_scenario
 from kemu_lab.run_config import RunConfig
-from kemu_lab.scenarios.main_job import MainJob
+from net_ground import IP_A, IP_B, two_hosts
+from nfs_ground import SECOND, mounted, page_bytes
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed"),
-    pytest.mark.xdist_group("wireshark"),
-]
+pytestmark = [needs_tshark, pytest.mark.xdist_group("wireshark")]
 
-CHECKSUMS = ["-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE"]
+PAGES = 120
+FAULTS = {
+    "loss": {"loss": 0.05},
+    "reorder": {"reorder": 0.1},
+    "duplicate": {"duplicate": 0.1},
+    "corrupt": {"corrupt": 0.05},
+    "all": {"loss": 0.03, "reorder": 0.05, "duplicate": 0.05, "corrupt": 0.03},
+}
+CORRUPTED = 'frame.comment contains "corrupted"'
+
+
+def swap_out_and_in(path, **wire):
+    """Capture a mount whose swap file takes pages and gives them back."""
+    with mounted(wire={"seed": 3, **wire}) as ground, captured(path, ground.wire, client=ground.stack, server=ground.server_stack):
+        ground.process(PAGES)
+        ground.swapon(PAGES)
+        for vpn in range(PAGES):
+            ground.write(vpn, page_bytes(vpn))
+        for vpn in range(PAGES):
+            ground.swap_out(vpn)
+        for vpn in range(PAGES):
+            assert ground.read(vpn) == page_bytes(vpn)
+        ground.wait_for_calls()
+        ground.run_for(SECOND)
+        return ground.server_stack.stats.retransmits + ground.stack.stats.retransmits
+
+
+def messages(path, kind):
+    """Give the xids of all calls (0) or replies (1)."""
+    lines = tshark(path, "-Y", "rpc", fields=["rpc.msgtyp", "rpc.xid"])
+    found = []
+    for line in lines:
+        kinds, xids = (part.split(",") for part in line.split("\t"))
+        found += [xid for each, xid in zip(kinds, xids, strict=True) if each == str(kind)]
+    return found
 
 
 @pytest.fixture(scope="module")
-def capture(tmp_path_factory):
-    """Write the frames of a short run as a classic pcap file with nanoseconds."""
-    path = tmp_path_factory.mktemp("wire") / "run.pcap"
-    job = MainJob(RunConfig(patches=PatchSet.parse("all,-19")), Watch())
-    frames = []
-    job.pair.wire.taps.append(lambda time, frame: frames.append((time, frame)))
-    with job.pair:
-        job.run()
-    with path.open("wb") as file:
-        file.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65535, 1))
-        for time, frame in sorted(frames, key=lambda item: item[0]):
-            file.write(struct.pack("<IIII", time // 10**9, time % 10**9, len(frame), len(frame)) + frame)
+def clean(tmp_path_factory):
+    """Capture a run without faults."""
+    path = tmp_path_factory.mktemp("wire") / "clean.pcapng"
+    assert swap_out_and_in(path) == 0
     return path
 
 
-def tshark(path, *words):
-    done = subprocess.run(["tshark", "-n", "-r", str(path), *CHECKSUMS, *words], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
+@pytest.fixture(scope="module", params=FAULTS)
+def spoilt(request, tmp_path_factory):
+    """Capture a run over a bad cable."""
+    path = tmp_path_factory.mktemp("wire") / f"{request.param}.pcapng"
+    swap_out_and_in(path, **FAULTS[request.param])
+    return path
 
 
-def test_nothing_is_malformed_and_every_checksum_is_right(capture):
-    wrong = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0"
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory):
+    """Capture the main job without patch 19; it ends early."""
+    path = tmp_path_factory.mktemp("wire") / "main.pcapng"
+    run_scenario(RunConfig(patches=PatchSet.parse("all,-19"), pcap=str(path)))
+    return path
 
-    assert tshark(capture, "-Y", wrong) == []
+
+def test_a_clean_run_has_nothing_malformed_and_only_right_checksums(clean):
+    assert tshark(clean, "-Y", WRONG) == []
 
 
-def test_wireshark_reads_the_nfs_calls(capture):
-    words = ["-T", "fields", "-e", "nfs.procedure_v3", "-Y", "nfs && rpc.msgtyp == 0"]
-    procedures = [int(word) for line in tshark(capture, *words) for word in line.split(",") if word]
+def test_in_a_clean_run_every_call_is_answered_once(clean):
+    calls, replies = messages(clean, 0), messages(clean, 1)
+    assert len(calls) == len(set(calls)) > 2 * PAGES
+    assert sorted(calls) == sorted(replies)
 
+
+def test_in_a_clean_run_wireshark_suspects_nothing_of_tcp(clean):
+    """No retransmission, no lost or unseen segment, nothing out of order."""
+    suspect = (
+        "tcp.analysis.retransmission || tcp.analysis.lost_segment || tcp.analysis.ack_lost_segment || tcp.analysis.out_of_order"
+    )
+    assert tshark(clean, "-Y", suspect) == []
+
+
+def test_the_frames_of_both_machines_are_there_in_order(clean):
+    told = tool("capinfos", "-M", clean)
+    assert "Strict time order:   True" in told and "Number of interfaces in file: 2" in told
+    for name in ("client", "server"):
+        assert len(tshark(clean, "-Y", f'frame.interface_name == "{name}"')) > PAGES
+
+
+def test_classic_pcap_can_be_made_of_it(clean, tmp_path):
+    tool("editcap", "-F", "nsecpcap", clean, tmp_path / "classic.pcap")
+    assert tshark(tmp_path / "classic.pcap", "-Y", WRONG) == []
+
+
+def test_a_bad_cable_makes_nothing_malformed_but_what_it_corrupted(spoilt):
+    assert tshark(spoilt, "-Y", f"({WRONG}) && !({CORRUPTED})") == []
+
+
+def test_over_a_bad_cable_every_call_is_answered(spoilt):
+    assert set(messages(spoilt, 0)) == set(messages(spoilt, 1))
+
+
+def test_every_corrupted_segment_has_a_wrong_checksum(tmp_path):
+    """One flipped bit behind the Ethernet header is always seen; Wireshark and the comments agree on which."""
+    path = tmp_path / "x.pcapng"
+    swap_out_and_in(path, corrupt=0.05)
+    both = tshark(path, "-Y", f"({WRONG}) && {CORRUPTED}", fields=["frame.number"])
+    assert len(both) > 3
+
+
+def test_fragments_are_reassembled(tmp_path):
+    path = tmp_path / "x.pcapng"
+    with two_hosts() as net, captured(path, net.wire, a=net.a, b=net.b):
+        net.greet()
+        sk, out = net.b.socket(7), net.a.socket(9)
+        assert net.a.udp.sendto(out, b"f" * 5000, IP_B, 7) == 5000
+        net.run(5)
+        assert net.b.udp.recvfrom(sk, nonblock=True)[0] == b"f" * 5000
+        net.a.udp.close(out)
+        net.b.udp.close(sk)
+    assert tshark(path, "-Y", "ip.fragment.error || " + WRONG) == []
+    assert tshark(path, "-Y", "ip.fragment.count", fields=["ip.fragment.count", "udp.length"]) == ["4\t5008"]
+
+
+def test_an_icmp_error_quotes_what_wireshark_can_read(tmp_path):
+    path = tmp_path / "x.pcapng"
+    with two_hosts() as net, captured(path, net.wire, a=net.a, b=net.b):
+        net.greet()
+        out = net.b.socket(9)
+        net.b.udp.sendto(out, b"nobody", IP_A, 12)
+        net.run(5)
+        net.b.udp.close(out)
+    assert tshark(path, "-Y", WRONG) == []
+    assert tshark(path, "-Y", "icmp.type == 3", fields=["icmp.code", "udp.dstport"]) == ["3\t12"]
+
+
+def test_the_main_job_has_nothing_malformed_and_only_right_checksums(main_job):
+    assert tshark(main_job, "-Y", WRONG) == []
+
+
+def test_wireshark_reads_the_nfs_calls_of_the_main_job(main_job):
+    lines = tshark(main_job, "-Y", "nfs && rpc.msgtyp == 0", fields=["nfs.procedure_v3"])
+    procedures = [int(word) for line in lines for word in line.split(",") if word]
     assert procedures.count(7) > 1000  # WRITE
     assert {19, 1, 8, 2, 3, 6} <= set(procedures)  # FSINFO, GETATTR, CREATE, SETATTR, LOOKUP, READ
+
+
+def test_the_main_job_s_comments_can_be_filtered(main_job):
+    assert len(tshark(main_job, "-Y", 'frame.comment contains "dry ring"')) > 10
