@@ -9,6 +9,7 @@ Interface
         ip_route_output(daddr, saddr=0)          Dst or negative errno
         protocols_err[proto] = fn                fn(inner, type, code, info) hears of ICMP errors (icmp.py)
         close()                                  free routes, neighbours and fragments
+        tunables                                 what patch 18's tunables change here (InetReserves.bind())
     Parts: arp, route, input, output, icmp, frags.
 """
 
@@ -24,6 +25,8 @@ from kemu_net.ipv4.ip_output import IpOutput
 from kemu_net.ipv4.route import RouteCache
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kemu.kernel.core import Kernel
     from kemu.mm.slub import Slub
     from kemu_net.core.dev import Dev, NetDevice
@@ -67,6 +70,9 @@ class Inet:
         self.input.icmp = self.output.icmp = self.frags.icmp = self.icmp
         self.route.link_failure = self.icmp.link_failure
         self.protocols_err = self.icmp.protocols_err
+        self.tunables: dict[str, Callable[[int], object]] = {
+            "net.ipv4.ipfrag_high_thresh": lambda value: setattr(self.frags, "high_thresh", value)
+        }
         self.inet_add_protocol = self.input.inet_add_protocol
         self.ip_route_output = self.route.ip_route_output
         self.ip_queue_xmit = self.output.ip_queue_xmit

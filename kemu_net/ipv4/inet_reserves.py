@@ -5,7 +5,7 @@ for either, and the fragment leaves together are the budget of all emergency rec
 
 Interface
     InetReserves(kernel, reserves, net_reserves, route, ip6)    ip6: (cache, routes, bytes), or None if IPv6 is not built in
-    bounds[name] = fn                                           fn(value) hears of every change
+    bind(inet.tunables)                                         who lives by a tunable hears of every change
     sysctls net.ipv4.route.max_size, net.ipv4.ipfrag_high_thresh, net.ipv6.route.max_size, net.ipv6.ip6frag_high_thresh
     sysctl_binary(name, value)                                  sysctl(2), the binary call
 
@@ -17,7 +17,7 @@ Rules
     * A negative value reaches the size arithmetic in v14 (b18b, in mm/reserve.py).
     * Without the patch there are no leaves and the budget is 0. For a machine that shall run without it but with a budget,
       ``constant_budget`` is a limit of the SKB data reserve set by hand.
-    * Every stored value reaches who lives by it: the caches and the evictors of both families (``bounds``).
+    * Every stored value reaches who lives by it: the caches and the evictors of both families (``bind()``).
 """
 
 from __future__ import annotations
@@ -82,6 +82,13 @@ class InetReserves:
             self._setters[name] = self._setter(leaf, cache)
             self._setters[name](value)
         self.sysctl.register(name, lambda: self.values[name], lambda new: self._write(name, new))
+
+    def bind(self, tunables: dict[str, Callable[[int], object]]) -> None:
+        """Tell everybody in ``tunables``, by sysctl name, of the value, now and with every change."""
+        for name, hear in tunables.items():
+            if name in self.values:
+                self.bounds[name] = hear
+                hear(self.values[name])
 
     def _setter(self, leaf: MemReserve, cache: KmemCache | None) -> Callable[[int], int]:
         reserves = self.reserves

@@ -67,6 +67,7 @@ class Host:
         self.udp = Udp(kernel, self.socks, self.skbs, self.inet, self.stats)
         ip6 = (create_dst_cache(self.slub), IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH) if ipv6 else None
         self.inet_reserves = InetReserves(kernel, self.reserves, self.net_reserves, self.inet.route, ip6)
+        self.inet_reserves.bind(self.inet.tunables)
         self.hogged: list[int] = []
 
     @property
