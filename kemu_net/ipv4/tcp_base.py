@@ -127,6 +127,10 @@ class TcpBase:
         self.bhash: dict[int, BindBucket] = {}
         self.orphan_count = 0
 
+    def get_seconds(self) -> int:
+        """Give the clock of ``ts_recent_stamp``: seconds, never 0 (``get_seconds()``)."""
+        return self.sched.jiffies // HZ + 1
+
     # ports
 
     def inet_csk_get_port(self, sk: TcpSock, port: int) -> int:

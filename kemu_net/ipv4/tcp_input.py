@@ -196,7 +196,7 @@ class TcpInput(TcpQueues):
             opt.rcv_tsecr = tsecr
             if sk.rcv_nxt == sk.rcv_wup:  # tcp_store_ts_recent()
                 opt.ts_recent = tsval
-                opt.ts_recent_stamp = self.sched.jiffies // HZ
+                opt.ts_recent_stamp = self.sched.jiffies // HZ + 1
         length = skb.len - header
         if not length:
             self.tcp_ack(sk, skb, 0)
@@ -294,7 +294,7 @@ class TcpInput(TcpQueues):
             self.tcp_reset(sk)
             return self._refuse(sk, skb)
         if opt.saw_tstamp:
-            tcp_replace_ts_recent(sk, skb.seq, self.sched.jiffies // HZ)
+            tcp_replace_ts_recent(sk, skb.seq, self.get_seconds())
         if word & W_SYN and not (skb.seq - sk.rcv_nxt) & SIGN:
             self.tcp_reset(sk)
             self.tcp_v4_send_reset(skb)
@@ -311,7 +311,7 @@ class TcpInput(TcpQueues):
         """Tell whether a segment is an old duplicate by its stamp (``tcp_paws_discard()``)."""
         opt = sk.rx_opt
         behind = opt.ts_recent - opt.rcv_tsval & MASK
-        if behind & SIGN or behind <= TCP_PAWS_WINDOW or self.sched.jiffies // HZ >= opt.ts_recent_stamp + TCP_PAWS_24DAYS:
+        if behind & SIGN or behind <= TCP_PAWS_WINDOW or self.get_seconds() >= opt.ts_recent_stamp + TCP_PAWS_24DAYS:
             return False
         # acknowledgements that overtook each other are not worth an answer (tcp_disordered_ack())
         return not (

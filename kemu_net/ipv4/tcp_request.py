@@ -276,7 +276,7 @@ class TcpRequest(TcpStateProcess):
         if skb.flags >> 28 > 5:
             tcp_parse_options(skb, opt, False, self)
             if opt.saw_tstamp:
-                seconds = self.sched.jiffies // HZ
+                seconds = self.get_seconds()
                 opt.ts_recent = req.opt.ts_recent
                 opt.ts_recent_stamp = seconds - ((TCP_TIMEOUT_INIT // HZ) << req.retrans)
                 return opt, tcp_paws_check(opt, skb.flags & W_RST, seconds)
@@ -344,7 +344,7 @@ class TcpRequest(TcpStateProcess):
             child.window_clamp = min(child.window_clamp, 65535)
         child.snd_wnd = child.max_window = (skb.flags & 0xFFFF) << opt.snd_wscale
         if opt.tstamp_ok:
-            opt.ts_recent_stamp = self.sched.jiffies // HZ
+            opt.ts_recent_stamp = self.get_seconds()
         self.tcp_initialize_mss(child, opt.mss_clamp)
         if skb.len >= TCP_MIN_RCVMSS + child.tcp_header_len:
             child.ack_last_seg_size = skb.len - child.tcp_header_len

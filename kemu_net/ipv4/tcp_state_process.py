@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kemu.kernel.timer import HZ
 from kemu_net.core.sock import RCV_SHUTDOWN, SEND_SHUTDOWN, SOCK_DEAD, SOCK_KEEPOPEN
 from kemu_net.ipv4.tcp_cong import FLAG_SLOWPATH
 from kemu_net.ipv4.tcp_input import TcpInput
@@ -71,7 +70,7 @@ class TcpStateProcess(TcpInput):
             sk.window_clamp = min(sk.window_clamp, 65535)
         if opt.saw_tstamp:
             opt.tstamp_ok = 1
-            tcp_store_ts_recent(opt, self.sched.jiffies // HZ)
+            tcp_store_ts_recent(opt, self.get_seconds())
         self.tcp_initialize_mss(sk, opt.mss_clamp)
 
     def tcp_rcv_synsent_state_process(self, sk: TcpSock, skb: SkBuff) -> None:
@@ -93,7 +92,7 @@ class TcpStateProcess(TcpInput):
         elif (
             not word & W_RST
             and word & W_SYN
-            and not (opt.ts_recent_stamp and opt.saw_tstamp and tcp_paws_check(opt, 0, self.sched.jiffies // HZ))
+            and not (opt.ts_recent_stamp and opt.saw_tstamp and tcp_paws_check(opt, 0, self.get_seconds()))
         ):
             self._tcp_simultaneous_open(sk, skb)
         self.skbs.kfree_skb(skb)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kemu.kernel.timer import HZ, Timer
+from kemu.kernel.timer import Timer
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.ipv4.tcp_options import TcpOptionsReceived, tcp_parse_options, tcp_paws_check
 from kemu_net.ipv4.tcp_sock import MASK, SIGN, TCP_TIMEWAIT_LEN, W_ACK, W_FIN, W_RST, W_SYN, TcpSock, ends
@@ -138,14 +138,14 @@ class TcpTimewait(TcpTimers):
             if opt.saw_tstamp:
                 opt.ts_recent = tw.ts_recent
                 opt.ts_recent_stamp = tw.ts_recent_stamp
-                return opt, tcp_paws_check(opt, skb.flags & W_RST, self.sched.jiffies // HZ)
+                return opt, tcp_paws_check(opt, skb.flags & W_RST, self.get_seconds())
         return opt, False
 
     def _tw_note_stamp(self, tw: TimeWaitSock, opt: TcpOptionsReceived) -> None:
         """Keep the stamp of a segment in order."""
         if opt.saw_tstamp:
             tw.ts_recent = opt.rcv_tsval
-            tw.ts_recent_stamp = self.sched.jiffies // HZ
+            tw.ts_recent_stamp = self.get_seconds()
 
     def tcp_timewait_state_process(self, tw: TimeWaitSock, skb: SkBuff) -> int:
         """Decide about a segment that comes late (``tcp_timewait_state_process()``); the caller still owns it."""
