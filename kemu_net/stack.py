@@ -17,7 +17,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kemu.errors import KernelBug
@@ -26,8 +26,11 @@ from kemu.mm.page import PAGE_OFFSET
 from kemu_net.core.dev import Dev
 from kemu_net.core.net_reserve import NetReserves
 from kemu_net.core.skb_alloc import SkbAlloc
+from kemu_net.core.skb_variants import Recycling, skb_alloc_class
+from kemu_net.core.skbuff import NET_SKB_PAD
 from kemu_net.core.sock import SecurityHooks, Socks
 from kemu_net.core.stats import NetStats
+from kemu_net.core.stream import MAX_TCP_HEADER
 from kemu_net.core.uapi import AF_INET, AF_PACKET
 from kemu_net.drivers.nic import Nic
 from kemu_net.ipv4.inet import Inet
@@ -75,6 +78,8 @@ class NetStack:
     :param ipv6: count IPv6's demands in the reserve (the family itself is not built).
     :param constant_budget: bytes of emergency receive buffers if patch 18 is off.
     :param security: the security module, if the machine has one.
+    :param nic_options: of :class:`~kemu_net.drivers.nic.Nic`: tx_checksum, promiscuous, copybreak.
+    :param rx_buffers: where receive buffers come from: kmalloc, or fixed; ``recycle``: use skbs again (skb_variants.py).
     :param judged: let the judge ask this NIC whether anything can still come in.
     """
 
@@ -98,6 +103,9 @@ class NetStack:
         ipv6: bool = True,
         constant_budget: int = 0,
         security: SecurityHooks | None = None,
+        nic_options: Mapping[str, Any] | None = None,
+        rx_buffers: str = "kmalloc",
+        recycle: bool = False,
         judged: bool = False,
         build: Callable[..., Any] = _build,
     ) -> None:
@@ -106,10 +114,20 @@ class NetStack:
         self.slub = slub
         self.stats = NetStats()
         self.net_reserves: NetReserves = build(NetReserves, kernel, reserves)
-        self.skbs: SkbAlloc = build(SkbAlloc, kernel, page_alloc, slub, self.net_reserves, self.stats)
+        self.skbs: SkbAlloc = build(skb_alloc_class(rx_buffers, recycle), kernel, page_alloc, slub, self.net_reserves, self.stats)
         self.dev: Dev = build(Dev, kernel, self.skbs)
         self.nic: Nic = build(
-            Nic, kernel, self.dev, wire, mac, mtu=mtu, ring=ring, packet_split=packet_split, rx_checksum=rx_checksum, itr_ns=itr_ns
+            Nic,
+            kernel,
+            self.dev,
+            wire,
+            mac,
+            mtu=mtu,
+            ring=ring,
+            packet_split=packet_split,
+            rx_checksum=rx_checksum,
+            itr_ns=itr_ns,
+            **(nic_options or {}),
         )
         pages = page_alloc.total_pages
         self.nf: NfHooks = build(NfHooks, kernel, self.skbs)
@@ -119,7 +137,10 @@ class NetStack:
         self.udp: Udp = build(Udp, kernel, self.socks, self.skbs, self.inet, self.stats)
         self.raw: Raw = build(Raw, kernel, self.socks, self.skbs, self.inet)
         self.tcp: Tcp = build(Tcp, kernel, self.socks, self.skbs, self.inet, self.stats)
-        self.tcp.csum_offload = True
+        self.tcp.csum_offload = self.nic.tx_checksum
+        self.nic.mtu_changed.append(self.inet.route.rt_cache_flush)
+        if isinstance(self.skbs, Recycling):
+            self.skbs.keep(self.nic.rx.data_size + NET_SKB_PAD, MAX_TCP_HEADER, MAX_TCP_HEADER + 15)
         ip6 = (create_dst_cache(slub), IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH) if ipv6 else None
         self.inet_reserves: InetReserves = build(
             InetReserves, kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget
@@ -182,3 +203,5 @@ class NetStack:
         for softnet in self.dev.softnet:
             self.socks.skb_queue_purge(softnet.input_pkt_queue)
         self.inet.close()
+        if isinstance(self.skbs, Recycling):
+            self.skbs.drain()

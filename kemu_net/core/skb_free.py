@@ -77,13 +77,7 @@ class SkbFree(SkbFrags):
                 raise KernelBug("kfree_skb: freed twice", state=skb)
             return
         if reason is not None:
-            drops = self.stats.drops
-            if reason in drops:
-                drops[reason] += 1
-            else:
-                self.stats.ignore(reason)
-            if self._tp_kfree_skb.enabled:
-                self._tp_kfree_skb(skb.addr, skb.protocol, reason)
+            self._note_drop(skb, reason)
         elif self._tp_consume_skb.enabled:
             self._tp_consume_skb(skb.addr)
         destructor = skb.destructor
@@ -99,6 +93,16 @@ class SkbFree(SkbFrags):
             self._free_fclone(skb)
         else:
             self.slub.kmem_cache_free(self.skbuff_head_cache, skb.addr)
+
+    def _note_drop(self, skb: SkBuff, reason: str) -> None:
+        """Count a packet that is lost, and say why."""
+        drops = self.stats.drops
+        if reason in drops:
+            drops[reason] += 1
+        else:
+            self.stats.ignore(reason)
+        if self._tp_kfree_skb.enabled:
+            self._tp_kfree_skb(skb.addr, skb.protocol, reason)
 
     def _release_data(self, skb: SkBuff) -> None:
         """Free the data area and drop the fragments (``skb_release_data()`` after the last dataref)."""

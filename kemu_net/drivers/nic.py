@@ -5,6 +5,8 @@ Interface
     Nic.deliver(time, frame)             the wire: a frame arrives at ``time``
     Nic.poll(quota)                      the driver, in NET_RX softirq
     Nic.hard_start_xmit(skb)             the driver's way out
+    Nic.change_mtu(mtu)                  with new buffers, while it is open; who must know hangs a function into ``mtu_changed``
+    Nic.ethtool_stats()                  what ``ethtool -S`` would print
     Nic.dry_probe()                      for the judge: why this NIC will never receive again by itself, or None
 
 Rules
@@ -16,8 +18,12 @@ Rules
     * The bytes of a frame are put together when it enters the transmit ring; fragments are read then, and then an unfinished
       checksum is filled in (CHECKSUM_PARTIAL: the field is zero, the pseudo header comes from the IP header). The skb is freed by
       the poll that follows the end of its transmission.
-    * Each packet takes one transmit descriptor for its linear part and one per fragment.
-    * Left out: segmentation offload, multicast filters, link negotiation.
+    * Each packet takes one transmit descriptor for its linear part and one per fragment. The transmit ring holds the
+      largest packet, however small the receive ring is.
+    * Without ``tx_checksum`` the driver's CPU does what the hardware would, and pays for it.
+    * Frames for other cards are taken in promiscuous mode only; frames to a group always (as with IFF_ALLMULTI).
+    * Left out: segmentation offload, multicast filters, link negotiation. Generic receive offload is younger (2.6.29), and it would
+      merge emergency packets with ordinary ones before anybody has asked which socket they are for.
 """
 
 from __future__ import annotations
@@ -26,15 +32,17 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from kemu.errors import ConfigError
-from kemu.kernel.costs import IP_RX, IP_TX, NIC_RX_FRAME, NIC_TX_FRAME
+from kemu.kernel.costs import CHECKSUM_PAGE, IP_RX, IP_TX, NIC_RX_FRAME, NIC_TX_FRAME
 from kemu.kernel.timer import Timer
 from kemu.mm.page import ZERO_PAGE
 from kemu_net.core.checksum import CSUM_SMALL, csum_reduce
 from kemu_net.core.dev import NETDEV_TX_BUSY, NETDEV_TX_OK
-from kemu_net.core.skbuff import CHECKSUM_PARTIAL
+from kemu_net.core.skbuff import CHECKSUM_PARTIAL, MAX_SKB_FRAGS
 from kemu_net.drivers.rx_ring import ETH_HLEN, VLAN_HLEN, RxRing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kemu.kernel.core import Kernel
     from kemu.kernel.cpu import Cpu, Event
     from kemu_net.core.dev import Dev
@@ -57,7 +65,10 @@ class Nic:
     :param mac: six bytes.
     :param ring: descriptors in each of the two rings.
     :param packet_split: receive headers into small skbs and payload into pages (patch 14's subject).
-    :param rx_checksum: verify checksums in hardware.
+    :param rx_checksum: verify checksums in hardware; ``tx_checksum``: fill them in there.
+    :param promiscuous: take frames for other cards, too.
+    :param copybreak: copy frames of fewer bytes into skbs of their size, and use the buffer again (linear mode). 2.6.23's e1000 did
+        that below 256 bytes; 0, never, is what the series was reckoned with.
     :param itr_ns: interrupt throttling: delay of an interrupt after its first cause.
     :param cpu: the CPU that gets the interrupts; the first one if not given.
     """
@@ -73,14 +84,18 @@ class Nic:
         ring: int = 256,
         packet_split: bool = False,
         rx_checksum: bool = True,
+        tx_checksum: bool = True,
+        promiscuous: bool = False,
+        copybreak: int = 0,
         itr_ns: int = 30_000,
         cpu: Cpu | None = None,
         name: str = "eth0",
     ) -> None:
         if len(mac) != 6 or mac[0] & 1:
             raise ConfigError(f"nic: {mac.hex(':')} is not the address of one card")
-        if not 68 <= mtu <= 9000 or ring < 8:
-            raise ConfigError(f"nic: mtu is 68 to 9000 and ring at least 8, not {mtu} and {ring}")
+        if ring < 8:
+            raise ConfigError(f"nic: ring is at least 8, not {ring}")
+        _check_mtu(mtu)
         self.kernel = kernel
         self.sched = kernel.sched
         self.dev = dev
@@ -89,14 +104,18 @@ class Nic:
         self.wire = wire
         self.mac = mac
         self.mtu = mtu
+        self.mtu_changed: list[Callable[[], object]] = []
+        self.packet_split = packet_split
+        self.tx_checksum = tx_checksum
         self.name = name
         self.itr_ns = itr_ns
         self.cpu = kernel.cpus[0] if cpu is None else cpu
-        pages = -(-mtu // 4096) if packet_split else 0
-        data_size = mtu + ETH_HLEN + VLAN_HLEN + 18 if mtu > 1500 else 1536
-        self.rx = RxRing(kernel, dev.skbs, mac, ring, data_size, pages, rx_checksum)
-        self.tx_size = ring
-        self.tx_wake = min(TX_WAKE_THRESHOLD, ring // 2)
+        self.rx = RxRing(kernel, dev.skbs, mac, ring, *self._buffers_for(mtu), rx_checksum)
+        self.rx.promiscuous = promiscuous
+        if copybreak and not packet_split:
+            self.rx.use_copybreak(copybreak)
+        self.tx_size = max(ring, MAX_SKB_FRAGS + 1)
+        self.tx_wake = min(TX_WAKE_THRESHOLD, self.tx_size // 2)
         self.tx_used = 0
         self.tx_pending: deque[tuple[int, int, SkBuff]] = deque()  # free at, descriptors, packet
         self.tx_queue_len = TX_QUEUE_LEN
@@ -108,6 +127,11 @@ class Nic:
         self.watchdog = Timer(f"{name} watchdog", self._watchdog, None)
         self.is_open = False
         self._tp_rx = kernel.trace.point("net:napi_poll", ("name", "work", "buffers"))
+
+    def _buffers_for(self, mtu: int) -> tuple[int, int]:
+        """Give the size of a receive buffer, and how many pages it has in packet-split mode."""
+        pages = -(-mtu // 4096) if self.packet_split else 0
+        return (mtu + ETH_HLEN + VLAN_HLEN + 18 if mtu > 1500 else 1536), pages
 
     def open(self) -> None:
         """Fill the ring and plug the cable in (``e1000_open()``)."""
@@ -129,6 +153,17 @@ class Nic:
         while self.qdisc:
             self.skbs.kfree_skb(self.qdisc.popleft())
         self.tx_used = 0
+
+    def change_mtu(self, mtu: int) -> None:
+        """Use another MTU from now on (``e1000_change_mtu()``): an open card is reset, and what lies in its ring is lost."""
+        _check_mtu(mtu)
+        self.mtu = mtu
+        self.rx.resize(*self._buffers_for(mtu))
+        if self.is_open:
+            self.rx.refill()
+            self._watch_dry_ring()
+        for changed in self.mtu_changed:
+            changed()
 
     # interrupts
 
@@ -220,9 +255,14 @@ class Nic:
             self.dev.netif_rx_complete(self)
             self.irq_masked = False
             self._arm()
-            if not rx.buffers and rx.starved and not self.watchdog.pending:
-                self.kernel.timers.mod_timer(self.watchdog, self.sched.jiffies + WATCHDOG_JIFFIES)
+            if not rx.buffers and rx.starved:
+                self._watch_dry_ring()
         return work
+
+    def _watch_dry_ring(self) -> None:
+        """Let the watchdog look after a ring that is dry for want of memory."""
+        if not self.rx.buffers and self.rx.starved and not self.watchdog.pending:
+            self.kernel.timers.mod_timer(self.watchdog, self.sched.jiffies + WATCHDOG_JIFFIES)
 
     # transmit
 
@@ -245,6 +285,8 @@ class Nic:
             frame = b"".join(pieces)
         if skb.ip_summed == CHECKSUM_PARTIAL:
             frame = fill_checksum(frame, skb.h - data)
+            if not self.tx_checksum:  # skb_checksum_help()
+                self.sched.spend(CHECKSUM_PAGE * len(frame) >> 12)
         if len(frame) < ETH_ZLEN:
             frame = frame.ljust(ETH_ZLEN, b"\0")
         self.tx_used += need
@@ -274,6 +316,19 @@ class Nic:
 
     # for people
 
+    def ethtool_stats(self) -> dict[str, int]:
+        """Give the driver's own counters under their names in e1000 (``e1000_gstrings_stats``)."""
+        rx = self.rx
+        return {
+            "rx_packets": self.stats.rx_frames,
+            "tx_packets": self.stats.tx_frames,
+            "rx_missed_errors": rx.missed,
+            "rx_no_buffer_count": rx.missed,
+            "rx_long_length_errors": rx.too_long,
+            "alloc_rx_buff_failed": rx.alloc_failed,
+            "tx_busy": int(self.stopped),
+        }
+
     def dry_probe(self) -> str | None:
         """Tell why no frame can come in any more, or None while one can (judge.closed_probes)."""
         rx = self.rx
@@ -285,6 +340,12 @@ class Nic:
     def explain_reply(self) -> tuple[str, tuple[str, Any]]:
         """Tell what a task that waits for a packet waits for (judge.explainers["reply"])."""
         return f"its reply needs an skb <- ring {len(self.rx.buffers)} of {self.rx.size}", ("memory", self.skbs.page_alloc)
+
+
+def _check_mtu(mtu: int) -> None:
+    """Refuse an MTU that the card has not."""
+    if not 68 <= mtu <= 9000:
+        raise ConfigError(f"nic: mtu is 68 to 9000, not {mtu}")
 
 
 def fill_checksum(frame: bytes, segment: int) -> bytes:

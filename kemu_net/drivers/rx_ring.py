@@ -5,6 +5,8 @@ Interface
     RxRing.dma(now)                  move what has arrived by now into descriptors, or lose it
     RxRing.refill()                  give used descriptors new buffers
     RxRing.take()                    the oldest received packet as an skb; only while ``done`` holds one
+    RxRing.use_copybreak(length)     from now on copy short frames out of their buffers
+    RxRing.resize(data_size, pages)  empty the ring, for buffers of another size
 
 Rules
     * The hardware works lazily: between two calls of dma() nothing but refill() changes how many descriptors have a buffer, and
@@ -14,7 +16,7 @@ Rules
     * An emergency buffer rests in its descriptor, charged, until a frame uses it.
     * Linear mode: one skb per descriptor with room for the largest frame. Packet-split mode: a small skb for the headers and pages
       for the payload, from netdev_alloc_page() (patch 14).
-    * Left out: copying short frames into small buffers (copybreak); pages of a half filled descriptor are freed, not kept.
+    * Left out: pages of a half filled descriptor are freed, not kept.
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ from zlib import crc32
 from kemu.kernel.history import FRAME
 from kemu.mm.gfp import PAGE_SIZE
 from kemu_net.core.checksum import CSUM_SMALL, csum_reduce
-from kemu_net.core.skbuff import CHECKSUM_NONE, CHECKSUM_UNNECESSARY, PACKET_BROADCAST, PACKET_HOST, PACKET_MULTICAST
+from kemu_net.core.skbuff import (
+    CHECKSUM_NONE,
+    CHECKSUM_UNNECESSARY,
+    PACKET_BROADCAST,
+    PACKET_HOST,
+    PACKET_MULTICAST,
+    PACKET_OTHERHOST,
+)
 from kemu_net.drivers.wire import BROADCAST
 
 if TYPE_CHECKING:
@@ -55,6 +64,8 @@ class RxRing:
     :ivar buffers: descriptors that the hardware may fill.
     :ivar done: descriptors that the hardware has filled.
     :ivar incoming: frames by the time of their arrival, which may lie ahead.
+    :ivar promiscuous: take what is for other cards, too.
+    :ivar missed: frames that found the ring dry; ``too_long``: frames that fit into no buffer.
     :ivar alloc_failed: times that a refill stopped for want of memory.
     :ivar starved: the last refill stopped for want of memory.
     """
@@ -65,9 +76,9 @@ class RxRing:
         self.history = kernel.history
         self.mac = mac
         self.size = size
-        self.data_size = HEADER_BUFFER if pages else data_size
-        self.pages = pages
-        self.capacity = pages * PAGE_SIZE + HEADER_BUFFER if pages else data_size
+        self.promiscuous = False
+        self.copybreak = 0
+        self.missed = self.too_long = 0
         self.checksum = checksum
         self.buffers: deque[Buffer] = deque()
         self.done: deque[tuple[Buffer, bytes]] = deque()
@@ -75,7 +86,15 @@ class RxRing:
         self.alloc_failed = 0
         self.starved = False
         self.charge_refused = False
+        self.resize(data_size, pages)
         self._tp_lost = kernel.trace.point("net:rx_ring_lost", ("time", "len", "why"))
+
+    def resize(self, data_size: int, pages: int) -> None:
+        """Give descriptors other buffers; the ring is empty afterwards, and frames in it are lost."""
+        self._empty()
+        self.pages = pages
+        self.data_size = HEADER_BUFFER if pages else data_size
+        self.capacity = pages * PAGE_SIZE + HEADER_BUFFER if pages else data_size
 
     # hardware
 
@@ -101,7 +120,8 @@ class RxRing:
             time, frame = incoming.popleft()
             length = len(frame)
             self.history.add(FRAME, time, length, crc32(frame))
-            if length < ETH_HLEN or length > self.capacity or (frame[:6] != mac and not frame[0] & 1):
+            if length < ETH_HLEN or length > self.capacity or (frame[:6] != mac and not frame[0] & 1 and not self.promiscuous):
+                self.too_long += length > self.capacity
                 self._lose(time, length, "not for this NIC")
             elif buffers:
                 done.append((buffers.popleft(), frame))
@@ -113,6 +133,7 @@ class RxRing:
         """Count a frame that enters no descriptor."""
         if why in self.stats.drops:
             self.stats.drops[why] += 1
+            self.missed += 1
         else:
             self.stats.ignore(why)
         if self._tp_lost.enabled:
@@ -166,8 +187,10 @@ class RxRing:
         head = frame[:6]
         if head == self.mac:
             skb.pkt_type = PACKET_HOST
-        else:
+        elif frame[0] & 1:
             skb.pkt_type = PACKET_BROADCAST if head == BROADCAST else PACKET_MULTICAST
+        else:
+            skb.pkt_type = PACKET_OTHERHOST
         skb.protocol = frame[12] << 8 | frame[13]
         if pages is None:
             skb.buf = frame
@@ -177,6 +200,21 @@ class RxRing:
         skb.data = ETH_HLEN
         skb.ip_summed = CHECKSUM_UNNECESSARY if self.checksum and verify_checksum(frame) else CHECKSUM_NONE
         return skb
+
+    def use_copybreak(self, length: int) -> None:
+        """Copy frames of fewer bytes into skbs of their size; their buffers stay in the ring (E1000_CB_LENGTH)."""
+        self.copybreak = length
+        self.take = self._take_copying  # type: ignore[method-assign]  # chosen once: others pay nothing
+
+    def _take_copying(self) -> SkBuff:
+        """Be take() of a ring with copybreak. Without memory for the small skb the frame keeps its large one."""
+        (skb, pages), frame = self.done[0]
+        if len(frame) < self.copybreak:
+            small = self.skbs.netdev_alloc_skb(self, len(frame))
+            if small is not None:
+                self.done[0] = ((small, None), frame)
+                self.buffers.append((skb, pages))
+        return type(self).take(self)
 
     def _split(self, skb: SkBuff, pages: list[Page], frame: bytes) -> None:
         """Leave the headers in the skb and attach pages with the payload; unused pages are freed."""
@@ -196,11 +234,15 @@ class RxRing:
 
     def close(self) -> None:
         """Free all buffers; frames that nobody took are lost."""
+        self._empty()
+        self.incoming.clear()
+
+    def _empty(self) -> None:
+        """Free what descriptors hold."""
         while self.buffers:
             self._free_buffer(self.buffers.popleft())
         while self.done:
             self._free_buffer(self.done.popleft()[0])
-        self.incoming.clear()
 
 
 def split_point(frame: bytes) -> tuple[int, int]:

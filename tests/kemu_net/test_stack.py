@@ -102,7 +102,10 @@ def test_a_class_can_be_overridden():
         return cls(*args, **kwargs)
 
     with two_stacks(build=build):
-        assert made == ["NetReserves", "SkbAlloc", "Dev", "Nic", "Inet", "Socks", "Udp", "Tcp", "InetReserves"]
+        assert made == [
+            *("NetReserves", "SkbAlloc", "Dev", "Nic", "NfHooks", "Inet", "Socks"),
+            *("Udp", "Raw", "Tcp", "InetReserves", "PacketFamily"),
+        ]
         assert Nic.__name__ in made
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kemu.kernel.errno import EAGAIN
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.core.skbuff import CHECKSUM_UNNECESSARY, PACKET_BROADCAST, PACKET_HOST, PACKET_MULTICAST, skb_bytes
 from kemu_net.drivers.rx_ring import RxRing, split_point, verify_checksum
@@ -74,7 +75,8 @@ def test_without_the_hardware_software_verifies():
         frame[-1] ^= 1
         net.flood(bytes(frame))
         net.run(1)
-        assert len(sk.sk_receive_queue) == 1
+        assert net.a.udp.recvfrom(sk, nonblock=True)[0] == b"x" * 100
+        assert net.a.udp.recvfrom(sk, nonblock=True) == -EAGAIN
         assert net.a.stats.ignored["udp: checksum"] == 1
 
 
