@@ -44,7 +44,11 @@ PATCH = Patch(
     needs=(),
     wants=("softirq_memalloc", "avc_nomemalloc", "sk_backlog_rcv", "skb_alloc_reserve", "sk_filter_emergency"),
     touches=(
-        "kemu_net.core.dev.Dev.netif_receive_skb",
+        "kemu_net.core.dev_rx.DevReceive.__init__",
+        "kemu_net.core.dev_rx.DevReceive._receive_hooked",
+        "kemu_net.core.dev_rx.DevReceive._receive_steps",
+        "kemu_net.core.dev_rx.DevReceive._show_and_classify",
+        "kemu_net.core.dev_rx.DevReceive.netif_receive_skb",
         "kemu_net.core.sock_lock.SockLock._sk_backlog_rcv",
         "kemu_net.core.sock_lock.SockLock.sk_backlog_rcv",
     ),
