@@ -82,7 +82,7 @@ class PipeTcp:
         self.sched.usleep(10)
         return len(part)
 
-    def recvmsg(self, sk, size):
+    def recvmsg(self, sk, size, prequeue=True):
         self.sched.wait_event(sk.queue, lambda: sk.chunks or sk.reset or sk.peer.closed or sk.sk_shutdown)
         if sk.reset:
             return -104
