@@ -17,6 +17,21 @@ from typing import Any, Final
 from kemu.kernel.errno import EINVAL, ENOENT, ENOPROTOOPT
 from kemu.kernel.timer import HZ
 from kemu_net.core.sock import SOCK_KEEPOPEN, SOCK_MIN_RCVBUF
+from kemu_net.core.uapi import (
+    TCP_CONGESTION,
+    TCP_CORK,
+    TCP_DEFER_ACCEPT,
+    TCP_INFO,
+    TCP_KEEPCNT,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
+    TCP_LINGER2,
+    TCP_MAXSEG,
+    TCP_NODELAY,
+    TCP_QUICKACK,
+    TCP_SYNCNT,
+    TCP_WINDOW_CLAMP,
+)
 from kemu_net.ipv4.tcp_connect import TcpConnect
 from kemu_net.ipv4.tcp_info import tcp_info
 from kemu_net.ipv4.tcp_sock import (
@@ -30,21 +45,6 @@ from kemu_net.ipv4.tcp_sock import (
     TcpSock,
 )
 from kemu_net.ipv4.tcp_states import TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN
-
-# optname of setsockopt(SOL_TCP)
-TCP_NODELAY: Final = 1
-TCP_MAXSEG: Final = 2
-TCP_CORK: Final = 3
-TCP_KEEPIDLE: Final = 4
-TCP_KEEPINTVL: Final = 5
-TCP_KEEPCNT: Final = 6
-TCP_SYNCNT: Final = 7
-TCP_LINGER2: Final = 8
-TCP_DEFER_ACCEPT: Final = 9
-TCP_WINDOW_CLAMP: Final = 10
-TCP_INFO: Final = 11
-TCP_QUICKACK: Final = 12
-TCP_CONGESTION: Final = 13
 
 CONGESTION_CONTROL: Final = "reno"  # the only one
 _MAX_KEEPIDLE: Final = 32767
