@@ -18,6 +18,7 @@ from kemu_net.core.checksum import csum_fold, csum_partial, csum_tcpudp_magic
 from kemu_net.core.dev import Dev
 from kemu_net.core.net_reserve import NetReserves
 from kemu_net.core.skb_alloc import SkbAlloc
+from kemu_net.core.skb_variants import skb_alloc_class
 from kemu_net.core.skbuff import skb_put_bytes
 from kemu_net.core.sock import Socks
 from kemu_net.core.stats import NetStats
@@ -58,7 +59,8 @@ class Host:
         self.reserves = Reserves(kernel, self.page_alloc, self.slub)
         self.stats = NetStats()
         self.net_reserves = NetReserves(kernel, self.reserves)
-        self.skbs = SkbAlloc(kernel, self.page_alloc, self.slub, self.net_reserves, self.stats)
+        allocator = skb_alloc_class(nic.pop("rx_buffers", "kmalloc"), nic.pop("recycle", False))
+        self.skbs = allocator(kernel, self.page_alloc, self.slub, self.net_reserves, self.stats)
         self.dev = Dev(kernel, self.skbs)
         self.nic = Nic(kernel, self.dev, wire, mac, **nic)
         self.nf = NfHooks(kernel, self.skbs)

@@ -270,6 +270,24 @@ def test_the_budget_in_pages(host):
 # defects
 
 
+def test_two_jumbo_packets_starve_each_other_page_by_page(host):
+    """Charges are taken page by page, without a wait: the budget holds one packet of three pages, and two get none (Neil Brown)."""
+    budget = host.net_reserves.net_skb_reserve
+    while budget.limit - budget.usage > 5 * PAGE_SIZE:  # leave room for four pages: the comparison is strict
+        host.net_reserves.rx_emergency_get(PAGE_SIZE)
+    first, second = [], []
+    for _ in range(3):
+        for packet in (first, second):
+            packet.append(host.skbs.netdev_alloc_page(None))
+    assert [page is not None for page in first + second] == [True, True, False] * 2
+    for page in first[:2] + second[:2]:
+        host.skbs.netdev_free_page(None, page)
+    alone = [host.skbs.netdev_alloc_page(None) for _ in range(3)]
+    assert None not in alone
+    for page in alone:
+        host.skbs.netdev_free_page(None, page)
+
+
 def test_an_area_just_below_a_power_of_two_is_charged_as_kmalloc_takes_it(host):
     host.skbs.netdev_alloc_skb(None, 2000)
     assert host.usage == 4096
