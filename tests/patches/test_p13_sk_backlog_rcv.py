@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kemu.errors import KernelBug
 from kemu.kernel.task import PF_MEMALLOC
 from kemu.mm.gfp import GFP_ATOMIC
+from kemu_net.core.uapi import MSG_WAITALL
 from tcp_ground import ACK, connected, one_tcp, segment
 
 
@@ -158,3 +159,93 @@ def test_b23_mended_drops_and_uncharges():
         assert usage.usage == 0
         assert len(flags) == 2
         assert host.stats.drops["socket"] == 1
+
+
+# b13: the prequeue overflows
+
+
+def _prequeue(host, *, emergencies):
+    """Let a reader sleep on a socket that carries swap, and segments wait in its prequeue; give (socket, peer, flags seen)."""
+    _budget(host)
+    sk, peer = connected(host)
+    host.socks.sk_set_memalloc(sk)
+    host.kernel.sched.spawn("reader", lambda: host.tcp.recvmsg(sk, 10_000, flags=MSG_WAITALL))
+    host.run(1)
+    flags = []
+    handler = sk.sk_backlog_rcv
+
+    def watch(sk, skb):
+        flags.append((bool(skb.emergency), bool(host.task.flags & PF_MEMALLOC)))
+        return handler(sk, skb)
+
+    sk.sk_backlog_rcv = watch
+    for emergency in emergencies:
+        peer.send(ACK, b"x" * 10, emergency=emergency)
+    return sk, peer, flags
+
+
+@pytest.mark.parametrize(
+    ("patches", "fixes", "entitled"),
+    [("all", "all", True), ("all", "all,-b13", False), ("all,-13", "all", False), ("all,-23", "all", False)],
+)
+def test_b13_an_emergency_segment_when_an_ordinary_one_overflows_the_prequeue(patches, fixes, entitled):
+    with one_tcp(patches=patches, fixes=fixes) as host:
+        sk, peer, flags = _prequeue(host, emergencies=[True])
+        assert len(sk.prequeue) == 1
+        sk.sk_rcvbuf = sk.prequeue_memory
+        peer.send(ACK, b"y" * 10)
+        assert flags == [(True, entitled), (False, False)]
+        assert not sk.prequeue
+        host.tcp.check()
+
+
+@pytest.mark.parametrize("fixes", ["all", "all,-b13"])
+@pytest.mark.parametrize(("patches", "entitled"), [("all", True), ("all,-13", False)])
+def test_the_reader_and_the_timer_call_the_wrapper_with_and_without_b13(fixes, patches, entitled):
+    for call in ("tcp_prequeue_process", "tcp_prequeue_flush"):
+        with one_tcp(patches=patches, fixes=fixes) as host:
+            sk, _peer, flags = _prequeue(host, emergencies=[True, False])
+            getattr(host.tcp, call)(sk)
+            assert flags == [(True, entitled), (False, False)]
+            assert host.net_reserves.net_skb_reserve.usage == 0 or sk.sk_receive_queue
+
+
+def test_no_emergency_segment_waits_for_a_reader_without_swap():
+    """Patch 20 comes before the prequeue."""
+    with one_tcp() as host:
+        _budget(host)
+        sk, peer = connected(host)
+        host.kernel.sched.spawn("reader", lambda: host.tcp.recvmsg(sk, 100))
+        host.run(1)
+        peer.send(ACK, b"x", emergency=True)
+        assert not sk.prequeue
+        assert host.net_reserves.net_skb_reserve.usage == 0
+
+
+def test_a_prequeue_that_overflows_keeps_the_order():
+    for fixes in ("all", "all,-b13"):
+        with one_tcp(fixes=fixes) as host:
+            sk, peer, flags = _prequeue(host, emergencies=[False, True, False, True])
+            sk.sk_rcvbuf = sk.prequeue_memory
+            peer.send(ACK, b"y" * 10)
+            assert [emergency for emergency, _ in flags] == [False, True, False, True, False]
+            assert sk.rcv_nxt - sk.copied_seq == 50
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-13", "all,-23"])
+def test_what_arrives_while_the_backlog_is_worked_off_is_processed_once(patches):
+    with one_tcp(patches=patches) as host:
+        sk, flags = _busy_connection(host, emergencies=[False])
+        handler = sk.sk_backlog_rcv
+        more = [b"b" * 10, b"c" * 10]
+
+        def rcv(sk, skb):
+            if more:
+                raw = segment(2049, sk.sport, skb.end_seq, sk.snd_nxt, ACK, more.pop(0))
+                host.receive(raw)
+            return handler(sk, skb)
+
+        sk.sk_backlog_rcv = rcv
+        host.socks.release_sock(sk)
+        assert len(flags) == 3
+        assert sk.rcv_nxt - sk.copied_seq == 30

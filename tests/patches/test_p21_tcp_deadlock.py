@@ -162,3 +162,86 @@ def test_the_receive_buffer_of_the_socket_still_counts():
             taken += swap.rcv_nxt != before
         assert taken == 1
         assert host.stats.drops["rmem"] > 0
+
+
+def test_the_exemption_is_the_packets_and_not_the_sockets():
+    """The title says sockets, the code tests packets: an ordinary skb of the swap socket is refused above the limit."""
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        host.socks.sk_set_memalloc(sk)
+        normal = host.skbs.netdev_alloc_skb(None, 1536)
+        emergency = _emergency(host)
+        _crowd(host)
+        assert not _schedule(host, sk, normal)
+        assert _schedule(host, sk, emergency)
+
+
+def test_the_charge_may_pass_the_limit_by_exemptions():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        skb = _emergency(host)
+        _crowd(host, pages=48)
+        assert _schedule(host, sk, skb)
+        assert host.tcp.prot.memory_allocated > host.tcp.prot.sysctl_mem[2]
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-21"])
+def test_a_send_never_profits(patches):
+    """rmem passes its skb, wmem passes none: invariant (b)."""
+    with one_tcp(patches=patches) as host:
+        sk, _peer = connected(host)
+        _crowd(host)
+        sk.sk_wmem_queued = 5000
+        sk.sk_sndbuf = 1 << 20
+        assert not host.tcp.streams.sk_stream_wmem_schedule(sk, 4096)
+        assert host.tcp.prot.memory_pressure == 1
+
+
+def test_b21_what_was_taken_by_force_is_paid_back():
+    """Mended, an emergency skb may leave sk_forward_alloc below 0; when it is read everything is as before."""
+    with one_tcp() as host:
+        _emergency(host)
+        swap, peer = connected(host, port=2049)
+        host.socks.sk_set_memalloc(swap)
+        host.tcp.prot.sysctl_mem[:] = [24, 32, 48]
+        _idle_readers(host)
+        host.tcp.streams.sk_stream_mem_reclaim(swap)
+        for _ in range(5):
+            peer.send(ACK, b"r" * 1460, emergency=True)
+        assert swap.sk_forward_alloc < 0
+        host.tcp.check()
+        assert len(host.tcp.recvmsg(swap, 10_000)) == 5 * 1460
+        assert swap.sk_rmem_alloc == 0
+        assert swap.sk_forward_alloc >= 0
+        host.tcp.check()
+        assert host.net_reserves.net_skb_reserve.usage == 0
+
+
+@pytest.mark.parametrize(("patches", "fixes"), [("all", "all"), ("all", "all,-b21"), ("all,-21", "all")])
+def test_an_early_emergency_segment_is_asked_for_the_same_way(patches, fixes):
+    """The out-of-order queue takes the same way: accepted by 21 on a lightly loaded socket, refused without it."""
+    with one_tcp(patches=patches, fixes=fixes) as host:
+        _emergency(host)
+        swap, peer = connected(host, port=2049)
+        host.socks.sk_set_memalloc(swap)
+        host.tcp.prot.sysctl_mem[:] = [24, 32, 48]
+        _idle_readers(host)
+        host.tcp.streams.sk_stream_mem_reclaim(swap)
+        peer.send(ACK, b"late", seq=peer.seq + 1000, emergency=True)
+        assert len(swap.out_of_order_queue) == (1 if patches == "all" else 0)
+        host.tcp.check()
+
+
+def test_the_fast_path_asks_no_less():
+    """A predicted segment that fits no charged page goes the slow way, and is refused there."""
+    with one_tcp(patches="all,-21") as host:
+        _emergency(host)
+        swap, peer = connected(host, port=2049)
+        host.socks.sk_set_memalloc(swap)
+        host.tcp.prot.sysctl_mem[:] = [24, 32, 48]
+        _idle_readers(host)
+        host.tcp.streams.sk_stream_mem_reclaim(swap)
+        assert swap.pred_flags
+        peer.send(ACK, b"r" * 1460, emergency=True)
+        assert host.stats.drops["rmem"] > 0
+        assert not swap.sk_receive_queue
