@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,48 +10,10 @@ from kemu_net.ipv4.tcp_sock import (
     TCP_CA_LOSS,
     TCP_CA_OPEN,
     TCP_CA_RECOVERY,
-    TCPCB_LOST,
-    TCPCB_SACKED_ACKED,
-    TCPCB_SACKED_RETRANS,
 )
+from sack_ground import MSS, assert_marks_agree, block, counts, flying, sack
 from tcp_ground import ACK, M32, one_tcp
-from tcp_options_ground import opened, ts
-
-MSS = 1460
-
-
-def sack(*blocks) -> bytes:
-    """Build a SACK option, padded."""
-    return b"\1\1\5" + bytes((2 + 8 * len(blocks),)) + b"".join(struct.pack("!II", *block) for block in blocks)
-
-
-def flying(host, count=10, **options):
-    """Open a connection with SACK and put ``count`` full segments in flight; give (socket, peer, segments)."""
-    sk, peer = opened(host, **options)
-    sk.sk_sndbuf, sk.snd_cwnd = 1 << 20, count
-    assert host.tcp.sendmsg(sk, bytes(count * sk.mss_cache)) == count * sk.mss_cache
-    segs = host.sent()
-    assert len(segs) == count
-    return sk, peer, segs
-
-
-def block(segs, first, last=None):
-    """Give the SACK block over segments ``first`` to ``last``."""
-    end = segs[first if last is None else last]
-    return segs[first].seq, end.seq + len(end.data) & M32
-
-
-def counts(sk):
-    """Give (sacked, lost, retransmitted, up to the highest SACK)."""
-    return sk.sacked_out, sk.lost_out, sk.retrans_out, sk.fackets_out
-
-
-def assert_marks_agree(sk):
-    """Assert that the sums are those of the marks."""
-    marks = [skb.sacked for skb in sk.sk_rtx_queue]
-    for bit, count in ((TCPCB_SACKED_ACKED, sk.sacked_out), (TCPCB_LOST, sk.lost_out), (TCPCB_SACKED_RETRANS, sk.retrans_out)):
-        assert sum(bool(mark & bit) for mark in marks) == count
-    assert sk.sacked_out + sk.lost_out <= len(marks)
+from tcp_options_ground import ts
 
 
 def test_a_block_marks_what_it_covers():
