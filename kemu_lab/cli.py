@@ -145,6 +145,7 @@ def watermarks(as_json: bool, **options: Any) -> int:
 @click.option("--fixes", default="all", metavar="SET", help="Which of v14's own defects are mended: all, none, or ids.  [all]")
 @click.option("--define", multiple=True, metavar="NAME=VALUE", help="Replace a word of the scripts; may be repeated.")
 @click.option("--verbose", is_flag=True, help="Say what was taken without effect.")
+@click.option("--pcap", default=None, metavar="FILE", help="Write what passes as a pcapng file with comments; of one script.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def packet(as_json: bool, **options: Any) -> int:
     """Run scripts in the packetdrill language against the TCP/IP of the emulated kernel; a directory stands for its *.pkt.

@@ -7,6 +7,7 @@ cannot be read or is no script (it wins over 1 and 3).
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
@@ -14,6 +15,7 @@ import attrs
 from kemu.errors import ConfigError
 from kemu.fixes import FixSet
 from kemu.patches import PatchSet
+from kemu_lab.capture import capturing, prepare_capture
 from kemu_net.testing.packetdrill import FAILED, OK, UNREADABLE, UNSUPPORTED, Result, play_script
 
 EX_OK, EX_FAILED, EX_UNREADABLE, EX_UNSUPPORTED = 0, 1, 2, 3
@@ -30,6 +32,7 @@ class PacketOptions:
     define: tuple[str, ...] = ()
     stimulus: bool = False
     verbose: bool = False
+    pcap: str | None = None
 
 
 def packet_command(options: PacketOptions, *, as_json: bool) -> int:
@@ -37,8 +40,13 @@ def packet_command(options: PacketOptions, *, as_json: bool) -> int:
     patches, fixes = PatchSet.parse(options.patches), FixSet.parse(options.fixes)
     defines = dict(map(_define, options.define))
     results: list[Result] = []
-    for path in _scripts(options.files):
-        result = _play(path, defines, patches, fixes, options.stimulus)
+    scripts = _scripts(options.files)
+    if options.pcap is not None:
+        if len(scripts) != 1:
+            raise ConfigError(f"--pcap takes the capture of one script, not of {len(scripts)}")
+        prepare_capture(options.pcap)
+    for path in scripts:
+        result = _play(path, defines, patches, fixes, options.stimulus, options.pcap)
         results.append(result)
         if not as_json:
             _print(result, options.verbose)
@@ -82,15 +90,24 @@ def _scripts(names: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def _play(path: Path, defines: dict[str, str], patches: PatchSet, fixes: FixSet, stimulus: bool) -> Result:
-    """Run one script."""
+def _play(path: Path, defines: dict[str, str], patches: PatchSet, fixes: FixSet, stimulus: bool, pcap: str | None) -> Result:
+    """Run one script; a capture is written of one that fails, too."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         return Result(str(path), UNREADABLE, str(path), f"cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
         return Result(str(path), UNREADABLE, str(path), "is no text in UTF-8")
-    return play_script(text, str(path), defines=defines, patches=patches, fixes=fixes, stimulus=stimulus)
+    with ExitStack() as capture:
+        return play_script(
+            text,
+            str(path),
+            defines=defines,
+            patches=patches,
+            fixes=fixes,
+            stimulus=stimulus,
+            on_host=lambda host: capture.enter_context(capturing(pcap, host.wire, kemu=host.stack)),
+        )
 
 
 def _print(result: Result, verbose: bool) -> None:

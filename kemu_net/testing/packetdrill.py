@@ -122,10 +122,11 @@ def play_script(
     patches: PatchSet | str = "all",
     fixes: FixSet | str = "all",
     stimulus: bool = False,
+    on_host: Callable[[Host], object] | None = None,
 ) -> Result:
     """Parse and run a script."""
     try:
         script = parse_script(text, name, defines)
     except ScriptError as error:
         return _failed(name, error)
-    return run_script(script, patches=patches, fixes=fixes, stimulus=stimulus)
+    return run_script(script, patches=patches, fixes=fixes, stimulus=stimulus, on_host=on_host)

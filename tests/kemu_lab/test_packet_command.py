@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from captures import read_pcapng
 from kemu_lab.cli import main
 
 GOOD = "0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3\n"
@@ -94,3 +96,19 @@ def test_verbose_prints_notes(script, capsys):
     path = script("a.pkt", f"`tc qdisc add`\n{GOOD}")
     assert main(["packet", "--verbose", path]) == 0
     assert "does nothing here" in capsys.readouterr().out
+
+
+def test_a_script_can_leave_a_capture(tmp_path):
+    script = min((Path(__file__).parents[1] / "packets").rglob("*.pkt"))
+    path = tmp_path / "x.pcapng"
+    assert main(["packet", "--pcap", str(path), str(script)]) == 0
+    interfaces, packets = read_pcapng(path)
+    assert [each[2] for each in interfaces] == [b"kemu"]
+    assert {packet.direction for packet in packets} == {1, 2}
+
+
+def test_a_capture_is_of_one_script(tmp_path, capsys):
+    (tmp_path / "a.pkt").write_text("")
+    (tmp_path / "b.pkt").write_text("")
+    assert main(["packet", "--pcap", str(tmp_path / "x"), str(tmp_path)]) == 2
+    assert "of one script, not of 2" in capsys.readouterr().err
