@@ -58,6 +58,7 @@ _TUNING: Final = frozenset(
     """.split()  # noqa: SIM905  # a table for people
 )
 _IDLE: Final = frozenset(("tc", "ethtool", "sleep", "true", ":", "sync", "set", "modprobe", "echo", "rm", "cat"))
+_LOOKS: Final = frozenset(("nstat", "netstat", "ss", "sockstat", "grep"))
 _NAME: Final = re.compile(r"[a-z0-9_.\-/]+\Z", re.ASCII)
 _ARITHMETIC: Final = re.compile(r"\$\(\(([0-9* ]{1,60})\)\)")
 _PROC: Final = "/proc/sys/"
@@ -71,11 +72,13 @@ class Commands:
     """Reads the commands of one script.
 
     :param note: called with a sentence for what is taken and does nothing.
+    :param judged: what only looks at counters is refused; otherwise it is noted.
     """
 
-    def __init__(self, sysctl: Sysctl, note: Callable[[str], None]) -> None:
+    def __init__(self, sysctl: Sysctl, note: Callable[[str], None], judged: bool = True) -> None:
         self._sysctl = sysctl
         self._note = note
+        self._judged = judged
 
     def run(self, text: str) -> None:
         """Do what a command says."""
@@ -107,6 +110,8 @@ class Commands:
             self._write(path.strip(), value.strip())
         elif program in _IDLE or words[:2] == ["ip", "tcp_metrics"] or program.startswith("sysctl_restore"):
             self._note(f"the command {line!r} does nothing here")
+        elif words[:2] == ["nstat", "-n"] or (program in _LOOKS and not self._judged):
+            self._note(f"the command {line!r} only looks at counters")
         else:
             raise CommandUnsupported(f"the command {line!r} is not supported")
 

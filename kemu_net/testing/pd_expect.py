@@ -120,6 +120,8 @@ class Expecting:
             more = peer.seen[0]
             if more.seq != seen.seq + len(seen.payload) & 0xFFFFFFFF or not more.payload or more.dport != seen.dport:
                 break
+            if len(seen.payload) + len(more.payload) > body.length:
+                break
             self._take()
             flags = seen.flags & ~PSH | more.flags
             seen = attrs.evolve(seen, payload=seen.payload + more.payload, flags=flags, valid=seen.valid and more.valid)

@@ -26,13 +26,15 @@ from kemu.kernel.errno import errname
 from kemu_net.testing.pd_args import ArgError, ArgUnsupported, number
 from kemu_net.testing.pd_asserts import CodeBroken, CodeFalse, CodeUnsupported, Evaluator
 from kemu_net.testing.pd_ast import ABSOLUTE, ANY_TIME, OUT, Call, Code, Command, Dots, Event, Number, Packet
-from kemu_net.testing.pd_calls import Calls, Mismatch, Prepared, call_text
+from kemu_net.testing.pd_calls import Calls
 from kemu_net.testing.pd_commands import Commands, CommandUnsupported
+from kemu_net.testing.pd_data_calls import Mismatch, Prepared
 from kemu_net.testing.pd_errors import ScriptFailure, ScriptSyntaxError, ScriptUnsupported
 from kemu_net.testing.pd_expect import Expecting
 from kemu_net.testing.pd_names import Names
 from kemu_net.testing.pd_send import Sender
 from kemu_net.testing.pd_table import Conns
+from kemu_net.testing.pd_text import call_text
 
 if TYPE_CHECKING:
     from kemu_net.testing.pd_ast import Script
@@ -69,7 +71,7 @@ class Runner:
         self.calls = Calls(host, self.conns)
         self.sender = Sender(host, self.conns)
         self.expecting = Expecting(host, self.conns, config, stimulus)
-        self.commands = Commands(host.kernel.sysctl, self._note)
+        self.commands = Commands(host.kernel.sysctl, self._note, not stimulus)
         self.evaluator = Evaluator(Names(host, self.conns, self.origin).lookup)
         self._pending: Pending | None = None
 

@@ -1,11 +1,28 @@
-"""Write packets as scripts do, for people: ``S. 0:0(0) ack 1 win 5840 <mss 1460>``.
+"""Write packets and calls as scripts do, for people: ``S. 0:0(0) ack 1 win 5840 <mss 1460>``.
 
-Interface: ``show_spec(packet)``, ``show_seen(seen)`` (in the script's numbers).
+Interface: ``show_spec(packet)``, ``show_seen(seen)`` (in the script's numbers), ``call_text(call)``.
 """
 
 from __future__ import annotations
 
-from kemu_net.testing.pd_ast import FLAG_LETTERS, FLAG_ORDER, IcmpSpec, Option, Packet, RawSpec, TcpSpec, UdpSpec
+from kemu_net.testing.pd_ast import (
+    FLAG_LETTERS,
+    FLAG_ORDER,
+    Call,
+    Dots,
+    Expr,
+    Func,
+    IcmpSpec,
+    Items,
+    Number,
+    Option,
+    Packet,
+    RawSpec,
+    Struct,
+    TcpSpec,
+    Text,
+    UdpSpec,
+)
 from kemu_net.testing.pd_icmp import icmp_name
 from kemu_net.testing.pd_wire import ICMP, TCP, UDP, Seen
 
@@ -69,3 +86,24 @@ def show_seen(seen: Seen) -> str:
     if seen.proto == ICMP:
         return f"> {icmp_name(seen.type, seen.code)}{bad}"
     return f"> protocol {seen.proto} ({size}){bad}"
+
+
+def call_text(call: Call) -> str:
+    """Write a call for people."""
+    return f"{call.name}({', '.join(map(_show, call.args))})"
+
+
+def _show(expr: Expr) -> str:
+    if isinstance(expr, Dots):
+        return "..."
+    if isinstance(expr, Number):
+        return str(expr.value)
+    if isinstance(expr, Text):
+        return repr(expr.value)
+    if isinstance(expr, Items):
+        return f"[{', '.join(map(_show, expr.items))}]"
+    if isinstance(expr, Struct):
+        return "{" + ", ".join(f"{name}={_show(value)}" if name else _show(value) for name, value in expr.fields) + "}"
+    if isinstance(expr, Func):
+        return f"{expr.name}({', '.join(map(_show, expr.args))})"
+    return getattr(expr, "name", "") or f"{_show(expr.left)}|{_show(expr.right)}"  # type: ignore[union-attr]  # a Word or an Or
