@@ -110,6 +110,7 @@ class Observer:
         result.net.rx_frames, result.net.tx_frames = stats.rx_frames, stats.tx_frames
         result.net.retransmits, result.net.emergency_skbs = stats.retransmits, stats.emergency_skbs
         result.net.drops = dict(stats.drops)
+        result.net.gates = stats.gates
         result.reclaim = Reclaim(vmstat.kswapd_wakes, vmstat.allocstall, vmstat.throttled, vmstat.mempool_sleeps, vmstat.oom_kills)
         result.nfs = Nfs(nfs.writes, nfs.reads, nfs.retransmissions, nfs.reconnects, self.cred_references)
         for disk in self.disks:

@@ -20,13 +20,17 @@ class Pages:
 
 @attrs.define
 class Net:
-    """The client's network: frames, and what was dropped where."""
+    """The client's network: frames, and what was dropped where.
+
+    :ivar gates: of allocation, protocol and socket: what passed as normal, what as emergency, what was dropped.
+    """
 
     rx_frames: int = 0
     tx_frames: int = 0
     retransmits: int = 0
     emergency_skbs: int = 0
     drops: dict[str, int] = attrs.Factory(dict)
+    gates: dict[str, dict[str, int]] = attrs.Factory(dict)
 
 
 @attrs.define

@@ -70,8 +70,8 @@ REASONS: Final[dict[str, Reason]] = {
     "no transport protocol": Reason("in", "ipv4/ip_input", "a transport protocol that this host does not speak"),
     "above the MTU": Reason("out", "ipv4/ip_split", "too long for the path, and not to be split"),
     "fragment": Reason("both", "core/inet_frag, ipv4/ip_split", "part of a datagram that did not become whole or was not sent"),
-    "fragment: no memory": Reason("in", "ipv4/ip_fragment", "no memory for the queue of a datagram"),
-    "fragment: refused": Reason("in", "ipv4/ip_fragment", "a fragment that fits nowhere"),
+    "fragment: no memory": Reason("in", "ipv4/ip_fragment, ipv6/reassembly", "no memory for the queue of a datagram"),
+    "fragment: refused": Reason("in", "ipv4/ip_fragment, ipv6/reassembly", "a fragment that fits nowhere"),
     "icmp: malformed": Reason("in", "ipv4/icmp", "short, or with a wrong checksum"),
     "icmp: broadcast": Reason("in", "ipv4/icmp", "a question to everybody"),
     # sockets

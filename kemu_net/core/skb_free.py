@@ -66,6 +66,10 @@ class SkbFree(SkbFrags):
                 charge = end + SIZEOF_SHARED_INFO
         return charge
 
+    def charged(self, skb: SkBuff) -> int:
+        """Give what the reserve counts for the data area of an emergency skb: a power of two."""
+        return 1 << (self._charge_of(skb.end) - 1).bit_length()
+
     def kfree_skb(self, skb: SkBuff, reason: str | None = None) -> None:
         """Drop a reference; the last one frees (``kfree_skb()``).
 
@@ -101,6 +105,8 @@ class SkbFree(SkbFrags):
             drops[reason] += 1
         else:
             self.stats.ignore(reason)
+        if skb.emergency:
+            self.stats.lose_emergency(reason, self.charged(skb))
         if self._tp_kfree_skb.enabled:
             self._tp_kfree_skb(skb.addr, skb.protocol, reason)
 

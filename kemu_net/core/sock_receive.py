@@ -67,8 +67,16 @@ class SockReceive(SockLock):
     def _refuse(self, skb: SkBuff, gate: str) -> None:
         """Count a packet that a gate refuses, and trace it here: its caller frees it, and does not know why."""
         self.stats.drops[gate] += 1
+        if skb.emergency:
+            self.stats.lose_emergency(gate, self.skbs.charged(skb))
         if self._tp_kfree_skb.enabled:
             self._tp_kfree_skb(skb.addr, skb.protocol, gate)
+
+    def _ignore(self, skb: SkBuff, reason: str) -> None:
+        """Count a packet that something else than a gate refuses."""
+        self.stats.ignore(reason)
+        if skb.emergency:
+            self.stats.lose_emergency(reason, self.skbs.charged(skb))
 
     def _sk_filter_security(self, sk: Sock, skb: SkBuff) -> int:
         """Be sk_filter() of a machine with a security module: patch 20's test comes first, in v14 as in 3.6."""
@@ -76,7 +84,7 @@ class SockReceive(SockLock):
         if not error:
             error = self._security_sock_rcv_skb(sk, skb)
             if error:
-                self.stats.ignore("security")
+                self._ignore(skb, "security")
         return error
 
     def _sk_filter_program(self, sk: Sock, skb: SkBuff) -> int:
@@ -85,7 +93,7 @@ class SockReceive(SockLock):
         if not error and sk.sk_program is not None:
             keep = sk.sk_program(skb)
             if not keep:
-                self.stats.ignore("socket filter")
+                self._ignore(skb, "socket filter")
                 return -EPERM
             if keep < skb.len:
                 skb_trim(skb, keep)

@@ -34,4 +34,25 @@ def test_a_report_does_not_change_with_the_run():
         "retransmits": 0,
         "emergency_skbs": 1,
         "drops": dict.fromkeys(DROP_GATES, 0),
+        "gates": {
+            "allocation": {"normal": 3, "emergency": 0, "dropped": 0, "dropped_bytes": 0},
+            "protocol": {"normal": 3, "emergency": 0, "dropped": 0, "dropped_bytes": 0},
+            "socket": {"normal": 3, "emergency": 0, "dropped": 0, "dropped_bytes": 0},
+        },
+    }
+
+
+def test_gates_tell_normal_from_emergency():
+    stats = NetStats(rx_frames=100, rx_emergency=40, rx_again=5)  # 35 frames, five of them handed up twice
+    stats.drops.update(nic=1, charge=2, protocol=3, socket=4, nfqueue=5, rmem=6)
+    stats.ignored.update({"ip: short": 7, "transmit queue full": 50})  # what was to be sent is not a frame that came in
+    stats.lose_emergency("protocol", 2048)
+    stats.lose_emergency("socket", 2048)
+    stats.lose_emergency("nfqueue", 4096)
+    stats.lose_emergency("rmem", 2048)
+    stats.lose_emergency("ip: short", 2048)
+    assert stats.gates == {
+        "allocation": {"normal": 65, "emergency": 35, "dropped": 3, "dropped_bytes": 0},
+        "protocol": {"normal": 65, "emergency": 32, "dropped": 3, "dropped_bytes": 2048},
+        "socket": {"normal": 65 - 11, "emergency": 32 - 9 - 2, "dropped": 9, "dropped_bytes": 6144},
     }
