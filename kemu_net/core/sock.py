@@ -220,6 +220,8 @@ class Socks(SockReceive):
         for sk in self.live:
             if sk.sk_rmem_alloc < 0 or sk.sk_wmem_alloc < 0 or sk.sk_wmem_queued < 0 or sk.sk_refcnt < 1:
                 raise KernelBug("a socket's accounting went below zero", state=sk)
+            if sk.sk_flags & SOCK_MEMALLOC and sk.sk_socket is not None:
+                raise KernelBug("a socket that carries swap is in the hands of a program", state=sk)
             if sk.sk_flags & SOCK_MEMALLOC and not sk.sk_allocation & _GFP_MEMALLOC:
                 raise KernelBug("a socket carries swap, but its sk_allocation lost __GFP_MEMALLOC", state=sk)
             queued = sum(skb.truesize for skb in sk.sk_receive_queue)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EAGAIN, ENOMEM
-from kemu.mm.gfp import _GFP_MEMALLOC, GFP_ATOMIC
+from kemu.mm.gfp import _GFP_MEMALLOC, GFP_ATOMIC, GFP_KERNEL
 from kemu_net.core.sock import SOCK_MEMALLOC, sk_has_memalloc
 from tcp_ground import ACK, FIN, accepted, connected, one_tcp
 
@@ -114,6 +114,52 @@ def test_refusal_leaves_tx_pages_and_socket_unchanged():
         assert host.net_reserves.memalloc_socks == 0
 
 
+def test_a_refusal_of_tx_pages_ends_there():
+    with one_tcp() as host:
+        nets = host.net_reserves
+        assert nets.sk_adjust_memalloc(1, 49) == 0
+        host.page_alloc.adjust_memalloc_reserve = lambda pages: -ENOMEM if pages > 0 else 0
+        assert nets.sk_adjust_memalloc(1, 49) == -ENOMEM
+        assert (nets.memalloc_socks, nets.net_tx_pages.pages) == (1, 49)
+        nets.check()
+
+
+def test_the_receive_reserve_is_added_once_however_many_sockets_follow():
+    with one_tcp() as host:
+        _budget(host)
+        connects = []
+        real = host.reserves.mem_reserve_connect
+        host.reserves.mem_reserve_connect = lambda *args: connects.append(args) or real(*args)
+        sks = [host.tcp.sock_create() for _ in range(5)]
+        for sk in sks:
+            host.socks.sk_set_memalloc(sk)
+        assert len(connects) == 1
+        for sk in sks:
+            host.socks.sk_clear_memalloc(sk)
+        host.socks.sk_set_memalloc(sks[0])
+        assert len(connects) == 2
+
+
+def test_the_helper_adds_the_bit_and_takes_none_away():
+    with one_tcp() as host:
+        sk, other = host.tcp.sock_create(), host.tcp.sock_create()
+        host.socks.sk_set_memalloc(sk)
+        for gfp in (GFP_ATOMIC, GFP_KERNEL, 0x10):
+            assert host.socks.sk_allocation(sk, gfp) == gfp | _GFP_MEMALLOC
+            assert host.socks.sk_allocation(other, gfp) == gfp
+
+
+def test_a_socket_of_a_program_must_not_carry_swap():
+    """The contract: a program could stop reading, and what waits in the socket pins the reserve."""
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        host.socks.sk_set_memalloc(sk)
+        host.socks.check()
+        sk.sk_socket = object()
+        with pytest.raises(KernelBug, match="in the hands of a program"):
+            host.socks.check()
+
+
 def test_b16_as_posted_counts_a_socket_that_was_refused_and_never_connects():
     with one_tcp(fixes="all,-b16") as host:
         nets = host.net_reserves
@@ -185,3 +231,31 @@ def test_a_swap_write_at_the_floor(patches, leaves):
         result = host.tcp.sendmsg(sk, b"WRITE", nonblock=True)
         assert result == (5 if leaves else -EAGAIN)
         assert bool(host.sent()) is leaves
+
+
+@pytest.mark.keeps_skbs("memory is filled with skbs until none is left")
+@pytest.mark.parametrize(("patches", "emergency"), [("all", 1), ("all,-16", None)])
+def test_receiving_tries_the_reserve_only_if_somebody_swaps(patches, emergency):
+    """OFF: sk_memalloc_socks() stays 0, and patch 19 never tries a second time."""
+    with one_tcp(patches=patches, mem=16 << 20) as host:
+        _budget(host)
+        sk = host.tcp.sock_create()
+        assert host.socks.sk_set_memalloc(sk) == (1 if emergency else 0)
+        while (skb := host.skbs.netdev_alloc_skb(None, 1536)) is not None and not skb.emergency:
+            pass
+        assert (skb and skb.emergency) == emergency
+        if skb is not None:
+            host.skbs.kfree_skb(skb)
+        assert host.net_reserves.net_skb_reserve.usage == 0
+
+
+def test_b16_as_posted_lets_receivers_charge_a_reserve_that_is_not_there():
+    """F: everybody believes in the reserve: a charge succeeds, but no page stands behind it."""
+    with one_tcp(fixes="all,-b16") as host:
+        _budget(host)
+        host.reserves.mem_reserve_connect = lambda *_args: -ENOMEM
+        assert host.socks.sk_set_memalloc(host.tcp.sock_create()) == -ENOMEM
+        assert host.net_reserves.sk_memalloc_socks() == 1
+        assert host.net_reserves.rx_emergency_get(2048) == 1
+        assert host.page_alloc.var_free_kbytes == 0
+        host.net_reserves.rx_emergency_put(2048)
