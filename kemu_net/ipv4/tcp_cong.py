@@ -3,7 +3,7 @@
 Interface
     TcpCong.tcp_rtt_estimator, tcp_clean_rtx_queue       what an acknowledgement tells
     tcp_ack_dubious(sk, prior_packets, prior_in_flight, flag)    an acknowledgement that is not plain progress
-    tcp_cong_avoid, tcp_fastretrans_alert, tcp_enter_loss, tcp_pmtu_discovery
+    tcp_cong_avoid, tcp_fastretrans_alert, tcp_enter_loss, tcp_simple_retransmit
 
 Rules
     * States: OPEN, DISORDER (something is missing), CWR (this host was congested), RECOVERY (fast retransmit), LOSS (after an RTO).
@@ -36,7 +36,6 @@ from kemu_net.ipv4.tcp_sock import (
     TCPCB_SACKED_RETRANS,
     TcpSock,
 )
-from kemu_net.ipv4.tcp_states import TCP_LISTEN
 from kemu_net.ipv4.tcp_window import tcp_init_cwnd, tcp_packets_in_flight
 
 FLAG_DATA = 0x01  # the segment carried data
@@ -224,14 +223,7 @@ class TcpCong(TcpSack):
 
     # a path that turns out narrower
 
-    def tcp_pmtu_discovery(self, sk: TcpSock, mtu: int) -> None:
-        """Fit the connection to a narrower path (``do_pmtu_discovery()``); what was too long is known to be lost."""
-        if sk.sk_state == TCP_LISTEN or mtu >= sk.pmtu_cookie:
-            return
-        self.tcp_sync_mss(sk, mtu)
-        self._tcp_simple_retransmit(sk)
-
-    def _tcp_simple_retransmit(self, sk: TcpSock) -> None:
+    def tcp_simple_retransmit(self, sk: TcpSock) -> None:
         """Send again, cut, what is too long for the path (``tcp_simple_retransmit()``); the window stays: nothing was congested."""
         mss = self.tcp_current_mss(sk)
         lost = False

@@ -26,10 +26,6 @@ from kemu_net.ipv4.tcp_request import TcpRequest
 from kemu_net.ipv4.tcp_sock import (
     MASK,
     SIGN,
-    TCP_CA_LOSS,
-    TCPCB_LOST,
-    TCPCB_SACKED_ACKED,
-    TCPCB_SACKED_RETRANS,
     W_FIN,
     W_SYN,
     TcpSock,
@@ -191,24 +187,3 @@ class TcpIpv4(TcpRequest):
         if sk.pmtudisc != IP_PMTUDISC_DONT and sk.pmtu_cookie > dst.mtu:
             self.tcp_sync_mss(sk, dst.mtu)
             self.tcp_simple_retransmit(sk)
-
-    def tcp_simple_retransmit(self, sk: TcpSock) -> None:
-        """Send again what was too long for the path (``tcp_simple_retransmit()``); nobody is congested."""
-        lost = False
-        for skb in sk.sk_rtx_queue:
-            if skb.len > sk.mss_cache and not skb.sacked & TCPCB_SACKED_ACKED:
-                if skb.sacked & TCPCB_SACKED_RETRANS:
-                    skb.sacked &= ~TCPCB_SACKED_RETRANS
-                    sk.retrans_out -= 1
-                if not skb.sacked & TCPCB_LOST:
-                    skb.sacked |= TCPCB_LOST
-                    sk.lost_out += 1
-                    lost = True
-        if not lost:
-            return
-        if sk.ca_state != TCP_CA_LOSS:
-            sk.high_seq = sk.snd_nxt
-            sk.snd_ssthresh = self.tcp_current_ssthresh(sk)
-            sk.prior_ssthresh = sk.undo_marker = 0
-            sk.ca_state = TCP_CA_LOSS
-        self.tcp_xmit_retransmit_queue(sk)

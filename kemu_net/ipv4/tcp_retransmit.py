@@ -125,16 +125,15 @@ class TcpRetransmit(TcpControl):
         """Send what is marked lost again, as far as the window allows (``tcp_xmit_retransmit_queue()``)."""
         rtx = sk.sk_rtx_queue
         if sk.lost_out:
-            left = sk.lost_out
-            at = 0
-            while at < len(rtx) and left > 0:
+            seen = at = 0
+            while at < len(rtx) and seen < sk.lost_out:  # a segment that is cut makes one more
                 if tcp_packets_in_flight(sk) >= sk.snd_cwnd:
                     return
                 skb = rtx[at]
                 if skb.sacked & TCPCB_LOST:
                     if not skb.sacked & (TCPCB_SACKED_ACKED | TCPCB_SACKED_RETRANS) and not self._retransmit_at(sk, skb, at):
                         return
-                    left -= 1
+                    seen += 1
                 at += 1
         if sk.ca_state != TCP_CA_RECOVERY or not sk.rx_opt.sack_ok or self.tcp_may_send_now(sk):
             return

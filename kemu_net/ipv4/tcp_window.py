@@ -11,7 +11,7 @@ Rules
     * rcv_wnd is in bytes; only tcp_select_window() shifts it, on its way into a header.
     * mss_cache has the connection's fixed options taken off (time stamps); SACK blocks come and go, so tcp_current_mss() takes them
       off each time.
-    * A path that turns out narrower calls tcp_pmtu_discovery(); mss_cache is right from then on, and is not looked up per segment.
+    * Who hears of a narrower path calls tcp_sync_mss() at once: mss_cache is always right, and is not looked up per segment.
     * Left out: MTU probing (off in 2.6.23), route metrics.
 """
 
@@ -99,7 +99,8 @@ class TcpWindow(TcpReply):
         sk.tcp_header_len = 20 + TCPOLEN_TSTAMP_ALIGNED if opt.tstamp_ok else 20
         sk.tcp_fack = bool(opt.sack_ok and self.sysctl_tcp_fack)
         sk.reordering = self.sysctl_tcp_reordering
-        self.tcp_sync_mss(sk, sk.pmtu_cookie or self.inet.nic.mtu)
+        dst = sk.sk_dst
+        self.tcp_sync_mss(sk, dst.mtu if dst is not None else self.inet.nic.mtu)
 
     def tcp_sync_mss(self, sk: TcpSock, pmtu: int) -> None:
         """Fit segments to a path (``tcp_sync_mss()``): the peer's MSS, the path's MTU, half of the peer's largest window."""
