@@ -2,7 +2,7 @@
 
 Interface
     NetStack(kernel, page_alloc, slub, reserves, wire, mac=..., ip=..., ...)
-        stats, net_reserves, skbs, dev, nic, nf, socks, inet, arp, udp, raw, tcp, inet_reserves
+        stats, net_reserves, skbs, dev, nic, nf, socks, inet, inet6, arp, udp, raw, tcp, inet_reserves
         sockets()             the socket calls of a process
         check()               all invariants of the parts
         check_reserve_use()   no normal packet lies in the reserve while memory is short
@@ -38,7 +38,8 @@ from kemu_net.ipv4.inet_reserves import InetReserves
 from kemu_net.ipv4.raw import Raw
 from kemu_net.ipv4.tcp import Tcp
 from kemu_net.ipv4.udp import Udp
-from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH, create_dst_cache
+from kemu_net.ipv6.inet6 import Inet6
+from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH
 from kemu_net.netfilter.core import NfHooks
 from kemu_net.packet.af_packet import PacketFamily
 from kemu_net.socket.af_inet import InetFamily
@@ -75,7 +76,7 @@ class NetStack:
     """The network of one machine.
 
     :param mac: six bytes; :param ip: own address as an int.
-    :param ipv6: count IPv6's demands in the reserve (the family itself is not built).
+    :param ipv6: build IPv6 in, and count its demands in the reserve.
     :param constant_budget: bytes of emergency receive buffers if patch 18 is off.
     :param security: the security module, if the machine has one.
     :param nic_options: of :class:`~kemu_net.drivers.nic.Nic`: tx_checksum, promiscuous, copybreak.
@@ -141,11 +142,14 @@ class NetStack:
         self.nic.mtu_changed.append(self.inet.route.rt_cache_flush)
         if isinstance(self.skbs, Recycling):
             self.skbs.keep(self.nic.rx.data_size + NET_SKB_PAD, MAX_TCP_HEADER, MAX_TCP_HEADER + 15)
-        ip6 = (create_dst_cache(slub), IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH) if ipv6 else None
+        self.inet6: Inet6 | None = build(Inet6, kernel, self.dev, slub, self.nic) if ipv6 else None
+        ip6 = None if self.inet6 is None else (self.inet6.route.cache, IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH)
         self.inet_reserves: InetReserves = build(
             InetReserves, kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget
         )
         self.inet_reserves.bind(self.inet.tunables)
+        if self.inet6 is not None:
+            self.inet_reserves.bind(self.inet6.tunables)
         self.families: dict[int, Family] = {
             AF_INET: InetFamily(
                 InetStream(kernel, self.socks, self.tcp), InetDgram(kernel, self.socks, self.udp), InetRaw(self.raw)
@@ -162,11 +166,15 @@ class NetStack:
         return Sockets(self.kernel, self.socks, self.families)
 
     def _received(self) -> list[SkBuff]:
-        """Give every received packet that rests somewhere: ring, backlog, sockets."""
+        """Give every received packet that rests somewhere: ring, backlog, fragments, sockets."""
         found = [skb for skb, _pages in self.nic.rx.buffers]
         found += [skb for (skb, _pages), _frame in self.nic.rx.done]
         for softnet in self.dev.softnet:
             found += softnet.input_pkt_queue
+        for inet in (self.inet, self.inet6):
+            if inet is not None:
+                for queue in inet.frags.queues.values():
+                    found += queue.fragments
         for sk in self.socks.live:
             found += sk.sk_receive_queue
             found += sk.sk_backlog
@@ -191,6 +199,9 @@ class NetStack:
         """Assert the invariants of all parts."""
         self.net_reserves.check()
         self.inet.route.check()
+        self.inet.frags.check()
+        if self.inet6 is not None:
+            self.inet6.check()
         self.nf.check()
         emergency = sum(skb.emergency for skb in self._received())
         if emergency > self.skbs.emergency_live:
@@ -203,5 +214,7 @@ class NetStack:
         for softnet in self.dev.softnet:
             self.socks.skb_queue_purge(softnet.input_pkt_queue)
         self.inet.close()
+        if self.inet6 is not None:
+            self.inet6.close()
         if isinstance(self.skbs, Recycling):
             self.skbs.drain()

@@ -1,13 +1,14 @@
 """Cutting packets whose data lie partly in pages (2.6.23 net/core/skbuff.c: __pskb_pull_tail(), ___pskb_trim()).
 
 Interface
+    pskb_may_pull(skbs, skb, count)    have so many bytes in the linear part; False when there are not so many, or no memory
     pskb_pull(skbs, skb, count)    step over bytes at the front; False when there are not so many
     pskb_trim(skbs, skb, length)   cut the end off; False without memory
 
 Rules
     * Pages that nothing is left of are put back. The list of pages is common to all clones: a packet that has clones gets its own
       data area first.
-    * Left out: packets with a fragment list (False).
+    * A packet with a fragment list is made linear before anything is fetched from behind its first fragment; it is not trimmed.
 """
 
 from __future__ import annotations
@@ -34,9 +35,35 @@ def pskb_pull(skbs: SkbAlloc, skb: SkBuff, count: int) -> bool:
     return True
 
 
+def pskb_may_pull(skbs: SkbAlloc, skb: SkBuff, count: int) -> bool:
+    """Have ``count`` bytes in the linear part (``pskb_may_pull()``)."""
+    headlen = skb.len - skb.data_len
+    return count <= headlen or (count <= skb.len and _pull_tail(skbs, skb, count - headlen))
+
+
+def skb_linearize(skbs: SkbAlloc, skb: SkBuff) -> bool:
+    """Copy everything into one data area (``skb_linearize()``); False without memory."""
+    data = skb.buf[: skb.data] + skb_bytes(skb)
+    if skbs.pskb_expand_head(skb, 0, max(len(data) - skb.end, 0), GFP_ATOMIC):
+        return False
+    child, skb.frag_list = skb.frag_list, None
+    while child is not None:
+        following = child.next
+        skbs.kfree_skb(child)
+        child = following
+    for page, _offset, _size in skb.frags or ():
+        skbs.skb_put_page(skb, page)
+    skb.frags = None
+    skb.buf = data
+    skb.data_len = 0
+    return True
+
+
 def _pull_tail(skbs: SkbAlloc, skb: SkBuff, delta: int) -> bool:
     """Move the first ``delta`` bytes of the pages to the linear part (``__pskb_pull_tail()``)."""
-    if skb.frag_list is not None or skbs.skb_unclone(skb, GFP_ATOMIC):
+    if skb.frag_list is not None:
+        return skb_linearize(skbs, skb)
+    if skbs.skb_unclone(skb, GFP_ATOMIC):
         return False
     headlen = skb.len - skb.data_len
     end = skb.data + headlen

@@ -144,12 +144,8 @@ class IpFrag(InetFrags):
         nh = head.nh
         buf = head.buf
         header = buf[nh : nh + 2] + total.to_bytes(2, "big") + buf[nh + 4 : nh + 6] + b"\0\0" + buf[nh + 8 : nh + ihl]
-        if head.data == nh + ihl:
-            head.buf = buf[:nh] + header + buf[nh + ihl :]
-        else:  # bytes of the payload were pulled away: the header moves up to it
-            nh = head.data - ihl
-            head.buf = buf[:nh] + header + buf[head.data :]
-        head.nh = head.data = nh
+        head.buf = buf[:nh] + header + buf[nh + ihl :]
+        head.data = nh
         head.len += ihl
         return head
 

@@ -1,1 +1,1 @@
-"""The reserves that IPv6 asks for: net/ipv6."""
+"""IPv6, as far as it is reached, and holds memory of the receive path: net/ipv6."""

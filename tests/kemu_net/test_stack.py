@@ -104,7 +104,7 @@ def test_a_class_can_be_overridden():
     with two_stacks(build=build):
         assert made == [
             *("NetReserves", "SkbAlloc", "Dev", "Nic", "NfHooks", "Inet", "Socks"),
-            *("Udp", "Raw", "Tcp", "InetReserves", "PacketFamily"),
+            *("Udp", "Raw", "Tcp", "Inet6", "InetReserves", "PacketFamily"),
         ]
         assert Nic.__name__ in made
 

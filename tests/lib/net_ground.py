@@ -27,12 +27,14 @@ from kemu_net.drivers.wire import Wire
 from kemu_net.ipv4.inet import Inet
 from kemu_net.ipv4.inet_reserves import InetReserves
 from kemu_net.ipv4.udp import Udp
-from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH, create_dst_cache
+from kemu_net.ipv6.inet6 import Inet6
+from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH
 from kemu_net.netfilter.core import NfHooks
 
 MIB = 1 << 20
 MAC_A, MAC_B, MAC_C = (bytes((2, 0, 0, 0, 0, last)) for last in (1, 2, 3))
 IP_A, IP_B, IP_C = 0x0A000001, 0x0A000002, 0x0A000003
+IP6_PREFIX = 0x20010DB8 << 96
 MS = 1_000_000
 
 
@@ -67,9 +69,12 @@ class Host:
         self.inet = Inet(kernel, self.dev, self.slub, self.nic, ip, self.page_alloc.total_pages, nf=self.nf)
         self.socks = Socks(kernel, self.page_alloc, self.slub, self.net_reserves, self.skbs, self.stats)
         self.udp = Udp(kernel, self.socks, self.skbs, self.inet, self.stats)
-        ip6 = (create_dst_cache(self.slub), IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH) if ipv6 else None
+        self.inet6 = Inet6(kernel, self.dev, self.slub, self.nic, IP6_PREFIX | ip) if ipv6 else None
+        ip6 = None if self.inet6 is None else (self.inet6.route.cache, IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH)
         self.inet_reserves = InetReserves(kernel, self.reserves, self.net_reserves, self.inet.route, ip6)
         self.inet_reserves.bind(self.inet.tunables)
+        if self.inet6 is not None:
+            self.inet_reserves.bind(self.inet6.tunables)
         self.hogged: list[int] = []
 
     @property

@@ -17,6 +17,7 @@ from kemu_net.core.skb_free import SkbFree
 from kemu_net.core.sock import Socks
 from kemu_net.drivers.nic import Nic
 from kemu_net.ipv4.inet import Inet
+from kemu_net.ipv6.inet6 import Inet6
 
 
 class Stacks:
@@ -30,7 +31,7 @@ class Stacks:
         self.skbs: list[SkbFree] = []
         self.nics: list[Nic] = []
         self.socks: list[Socks] = []
-        self.inets: list[Inet] = []
+        self.inets: list[Inet | Inet6] = []
         self.captures: list[Capture] = []
         self.left: list[str] = []
         self.capture_as: str | None = None
@@ -155,6 +156,7 @@ stacks = Stacks()
 _told(SkbFree, stacks.skbs.append)
 _told(Nic, stacks.nics.append)
 _told(Inet, stacks.inets.append)
+_told(Inet6, stacks.inets.append)
 _told(Socks, stacks.socks.append)
 _after(Nic, "open", stacks.opened)
 _after(World, "shutdown", stacks.ended)

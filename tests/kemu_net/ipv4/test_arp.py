@@ -19,6 +19,7 @@ from kemu_net.core.neighbour import (
     NUD_STALE,
     PROBES,
 )
+from kemu_net.core.sock_struct import SOCK_BROADCAST
 from net_ground import IP_A, IP_B, IP_C, MAC_A, MAC_B, MAC_C, two_hosts
 
 
@@ -279,6 +280,7 @@ def test_without_memory_for_a_neighbour_the_packet_is_lost_and_the_next_one_trie
 
 def test_a_broadcast_needs_no_question(net):
     sk = net.a.udp.sock_create()
+    sk.sk_flags |= SOCK_BROADCAST
     assert net.a.udp.sendto(sk, b"all", IP_A | 0xFF, 7) == 3
     net.run(1)
     ((_, frame),) = net.frames
