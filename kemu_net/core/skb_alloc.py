@@ -209,6 +209,8 @@ class SkbAlloc(SkbFree):
         skb.shinfo = SharedInfo()
         skb.head = head
         skb.end = end
+        if skb.reserved >= 0:
+            skb.reserved += nhead
         skb.frags = frags
         skb.cloned = skb.nohdr = 0
         return 0
@@ -242,6 +244,7 @@ def _copy_header(new: SkBuff, old: SkBuff) -> None:
     new.nohdr = 0
     new.cloned = 0
     new.data = old.data
+    new.reserved = old.reserved
     new.dev = old.dev
     new.dst = old.dst
     new.protocol = old.protocol

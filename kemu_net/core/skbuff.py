@@ -4,6 +4,7 @@ Interface
     SkBuff          one packet, or one view of a packet that clones share
     SharedInfo      what all clones of one data area share: the reference count
     skb_push, skb_pull, skb_trim, skb_put_bytes, skb_headlen, skb_linear, skb_bytes    pure data functions
+    skb_reserve, skb_headroom, skb_tailroom                                            room in the data area
 
 Rules
     * ``buf`` is immutable ``bytes``. Clones share the object; whoever changes a header replaces ``buf`` of its own skb only. The
@@ -12,12 +13,17 @@ Rules
     * ``frags`` is one list object for all clones of a data area: entries are ``(page, offset, size)``. Contents of a fragment are
       read when somebody looks (zero copy): a page that changes under transmission changes on the wire.
     * Sizes of x86_64 with all options on. ``truesize`` does not count the shared info, as in the kernel.
-    * Left out: head room (pushing a header makes new bytes), time stamps, marks, secpath.
+    * Where the bytes lie in their area is fixed by skb_reserve() only. Until then the whole rest of the area is room on both sides.
+      Who runs out of room with skb_push() or skb_put_bytes() has a panic, as in the kernel. IP output builds its headers in one
+      step and does not ask: its skbs were made with MAX_TCP_HEADER or LL_MAX_HEADER to spare.
+    * Left out: time stamps, marks, secpath.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from kemu.errors import KernelBug
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +84,7 @@ class SkBuff:
     :ivar addr: the slab object of the head.
     :ivar head: the slab object of the data area.
     :ivar end: aligned size of the data area, without the shared info (``end - head``).
+    :ivar reserved: bytes of the area before ``buf``, or -1 while nothing fixes that.
     :ivar emergency: 1 when the data area came from the charged reserve (patch 19).
     :ivar companion: of an fclone original, its clone once it was used; of a clone, the original.
     """
@@ -113,6 +120,7 @@ class SkBuff:
         "pkt_type",
         "priority",
         "protocol",
+        "reserved",
         "sacked",
         "saddr",
         "seq",
@@ -133,6 +141,7 @@ class SkBuff:
         self.shinfo = SharedInfo()
         self.buf: bytes = b""
         self.data = self.len = self.data_len = 0
+        self.reserved = -1
         self.frags: list[tuple[Page, int, int]] | None = None
         self.frag_list: SkBuff | None = None
         self.fclone = self.cloned = self.nohdr = 0
@@ -166,8 +175,34 @@ def skb_linear(skb: SkBuff) -> bytes:
     return skb.buf[data : data + skb.len - skb.data_len]
 
 
+def skb_reserve(skb: SkBuff, count: int) -> None:
+    """Set ``count`` bytes at the front of an empty skb's area aside (``skb_reserve()``)."""
+    if skb.len or skb.buf or count > skb_tailroom(skb):
+        raise KernelBug(f"skb_reserve: {count} bytes of {skb.end}", state=skb)
+    skb.reserved = max(skb.reserved, 0) + count
+
+
+def skb_headroom(skb: SkBuff) -> int:
+    """Give the bytes of room before the data (``skb_headroom()``)."""
+    if skb.reserved < 0:
+        return skb.end - (skb.len - skb.data_len)
+    return skb.reserved + skb.data
+
+
+def skb_tailroom(skb: SkBuff) -> int:
+    """Give the bytes of room behind the data; none when there are fragments (``skb_tailroom()``)."""
+    if skb.data_len:
+        return 0
+    return skb.end - max(skb.reserved, 0) - (skb.data if skb.reserved >= 0 else 0) - skb.len
+
+
 def skb_push(skb: SkBuff, header: bytes) -> None:
     """Put ``header`` before the data (``skb_push()``); ``data`` becomes 0, so earlier offsets of this skb no longer hold."""
+    room = skb_headroom(skb)
+    if len(header) > room:
+        raise KernelBug(f"skb_under_panic: {len(header)} bytes before the data, room for {room}", state=skb)
+    if skb.reserved >= 0:
+        skb.reserved = room - len(header)
     data = skb.data
     skb.buf = header + skb.buf[data:] if data else header + skb.buf
     skb.data = 0
@@ -191,6 +226,8 @@ def skb_trim(skb: SkBuff, length: int) -> None:
 
 def skb_put_bytes(skb: SkBuff, payload: bytes) -> None:
     """Append to the linear part of an skb without fragments (``skb_put()`` and a copy)."""
+    if len(payload) > skb_tailroom(skb):
+        raise KernelBug(f"skb_over_panic: {len(payload)} bytes behind the data, room for {skb_tailroom(skb)}", state=skb)
     tail = skb.data + skb.len
     skb.buf = skb.buf[:tail] + payload if tail else payload
     skb.len += len(payload)
