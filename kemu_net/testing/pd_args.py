@@ -9,7 +9,7 @@ from __future__ import annotations
 from kemu_net.core.uapi import AF_INET, Linger, SockaddrIn, Timeval
 from kemu_net.testing.pd_ast import Dots, Expr, Func, Items, Number, Or, Struct, Text, Word
 from kemu_net.testing.pd_config import read_address
-from kemu_net.testing.pd_constants import CONSTANTS, YOUNGER
+from kemu_net.testing.pd_constants import CONSTANTS, NOT_BUILT, YOUNGER
 
 MAX_BYTES = 16 << 20
 
@@ -34,7 +34,9 @@ def number(expr: Expr) -> int:
         if expr.name == "NULL":
             raise ArgUnsupported("a bad pointer (NULL) is not supported: programs here have no pointers")
         if expr.name in YOUNGER:
-            raise ArgUnsupported(f"{expr.name} is not supported: this kernel, 2.6.23, or this emulator of it, does not have it")
+            raise ArgUnsupported(f"{expr.name} is not supported: it is younger than this kernel, 2.6.23")
+        if expr.name in NOT_BUILT:
+            raise ArgUnsupported(f"{expr.name} is not supported: it is not built")
         raise ArgUnsupported(f"the constant {expr.name} is not known")
     if isinstance(expr, Func) and expr.name in ("htons", "htonl", "ntohs", "ntohl") and len(expr.args) == 1:
         return number(expr.args[0])

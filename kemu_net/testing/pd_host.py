@@ -163,7 +163,8 @@ class Host:
         self.run(None, self.now + _REST_NS)
         stack = self.stack
         stack.check()
-        stack.check_reserve_use()
+        if self.kernel.patched.slub_reserve and self.kernel.fixed.b03a and self.kernel.fixed.b03b:
+            stack.check_reserve_use()
         self.machine.check()
         usage = stack.net_reserves.net_skb_reserve.usage
         if usage:

@@ -44,10 +44,22 @@ def test_without_patch_20_an_emergency_segment_is_taken_by_any_socket():
     assert "wire.pending" in result.reason
 
 
-def test_without_patch_19_there_are_no_emergency_packets():
-    result = _play("emergency-drop", patches="all,-19,-20,-21,-22,-23")
+@pytest.mark.parametrize("name", ["emergency-drop", "emergency-swap", "emergency-datagram"])
+@pytest.mark.parametrize("patches", ["all,-16", "all,-18", "all,-19", "none"])
+def test_without_a_reserve_that_pays_there_are_no_emergency_packets(name, patches):
+    result = _play(name, patches=patches)
     assert result.status == FAILED
-    assert "reserve.usage" in result.reason
+    assert "reserve.usage is 0" in result.reason or "'socket': 0" in result.reason
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_without_any_patch_only_the_emergencies_are_missing(path):
+    result = play_script(path.read_text(), path.name, patches="none", fixes="none")
+    assert (result.status == OK) is not path.stem.startswith("emergency-")
+
+
+def test_a_datagram_rests_in_any_socket_without_patch_20():
+    assert "'socket': 0" in _play("emergency-datagram", patches="all,-20").reason
 
 
 def test_the_same_script_takes_the_same_time_again():
