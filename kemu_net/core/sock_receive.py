@@ -8,17 +8,20 @@ Interface (methods of Socks)
 
 Rules
     * The gates count what they refuse (NetStats.drops); their caller frees it without a reason.
-    * A filter is any callable that takes the packet, data at the transport header, and gives how many bytes to keep: 0 refuses it.
-    * Left out: classic BPF as a machine of its own, filter charges (sk_omem_alloc).
+    * A filter gives how many bytes of the packet, data at the transport header, to keep: 0 refuses it. It is classic BPF
+      (filter.py), or any callable that takes the packet.
+    * Left out: filter charges (sk_omem_alloc).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kemu.kernel.errno import EINVAL, ENOMEM, ENONET, EPERM
-from kemu_net.core.skbuff import skb_trim
+from kemu_net.core.filter import sk_chk_filter, sk_run_filter
+from kemu_net.core.skb_trim import pskb_trim
 from kemu_net.core.sock_lock import SockLock
 from kemu_net.core.sock_struct import SOCK_DEAD, SOCK_MEMALLOC, Sock, sock_rfree
 
@@ -95,14 +98,19 @@ class SockReceive(SockLock):
             if not keep:
                 self._ignore(skb, "socket filter")
                 return -EPERM
-            if keep < skb.len:
-                skb_trim(skb, keep)
+            if keep < skb.len and not pskb_trim(self.skbs, skb, keep):
+                return -ENOMEM
         return error
 
     def sk_attach_filter(self, sk: Sock, program: Any) -> int:
-        """Let ``program(skb)`` say how many bytes of each packet the socket gets, 0 for none (``sk_attach_filter()``)."""
+        """Let a program say how many bytes of each packet the socket gets (``sk_attach_filter()``): 0 or -EINVAL.
+
+        :param program: a sequence of SockFilter, or ``program(skb)``.
+        """
         if not callable(program):
-            return -EINVAL
+            if not isinstance(program, (list, tuple)) or sk_chk_filter(program):
+                return -EINVAL
+            program = partial(sk_run_filter, program=tuple(program))
         self.sk_filter = self._sk_filter_program  # type: ignore[method-assign]  # a machine without filters pays nothing
         sk.sk_program = program
         return 0

@@ -12,7 +12,7 @@ Rules
       socket bound to ETH_P_IP still gets emergency packets in v14.
     * SOCK_RAW sees and writes the Ethernet header, SOCK_DGRAM does not.
     * There is one device, of index 2 (loopback would be 1).
-    * Left out: SOCK_PACKET, the mapped ring, PACKET_AUXDATA, memberships (promiscuous mode is a switch of the NIC).
+    * Left out: SOCK_PACKET, the mapped ring, PACKET_AUXDATA, memberships of groups.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ IFINDEX = 2
 ETH_HLEN = 14
 SIZEOF_PACKET_SOCK = 592
 
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_DROP_MEMBERSHIP = 2
 PACKET_STATISTICS = 6
+PACKET_MR_PROMISC = 1
 
 _RECV_FLAGS = uapi.MSG_PEEK | uapi.MSG_DONTWAIT | uapi.MSG_TRUNC
 
@@ -73,15 +76,16 @@ class TpacketStats:
 class PacketSock(Sock):
     """``struct packet_sock``.
 
+    :ivar promisc: how often it asked for promiscuous mode.
     :ivar num: the protocol it wants, 0 for none; :ivar ifindex: the device it is bound to, 0 for all.
     :ivar hook: what is registered with the device layer, None when nothing is.
     """
 
-    __slots__ = ("hook", "ifindex", "num", "stats")
+    __slots__ = ("hook", "ifindex", "num", "promisc", "stats")
 
     def __init__(self, socks: Socks, prot: Proto, addr: int) -> None:
         super().__init__(socks, prot, addr)
-        self.num = self.ifindex = 0
+        self.num = self.ifindex = self.promisc = 0
         self.stats = TpacketStats()
         self.hook: Callable[[SkBuff], object] | None = None
 
@@ -116,6 +120,7 @@ class PacketFamily(ProtoOps):
         self.skbs = skbs
         self.dev = dev
         self.nic = nic
+        self._promiscuity = int(nic.rx.promiscuous)
         self.prot = Proto("PACKET", socks.slub.kmem_cache_create("PACKET", SIZEOF_PACKET_SOCK))
 
     # life
@@ -140,6 +145,8 @@ class PacketFamily(ProtoOps):
         """Close; what is unread is dropped (``packet_release()``)."""
         sk: PacketSock = sock.sk
         self._unregister(sk)
+        if sk.promisc:
+            self._dev_set_promiscuity(-sk.promisc)
         sk.sk_flags |= SOCK_DEAD
         sk.sk_socket = None
         self.socks.skb_queue_purge(sk.sk_receive_queue)
@@ -307,8 +314,23 @@ class PacketFamily(ProtoOps):
         return -ENOIOCTLCMD
 
     def setsockopt(self, sock: Socket, level: int, optname: int, value: Any) -> int:
-        """Know no option to set (``packet_setsockopt()``)."""
-        return -ENOPROTOOPT
+        """Ask the device for all frames of the wire, or no more (``packet_setsockopt()``): value PACKET_MR_PROMISC."""
+        sk: PacketSock = sock.sk
+        if level != uapi.SOL_PACKET or optname not in (PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP):
+            return -ENOPROTOOPT
+        if value != PACKET_MR_PROMISC:
+            return -EINVAL
+        step = 1 if optname == PACKET_ADD_MEMBERSHIP else -1
+        if sk.promisc + step < 0:
+            return 0
+        sk.promisc += step
+        self._dev_set_promiscuity(step)
+        return 0
+
+    def _dev_set_promiscuity(self, step: int) -> None:
+        """Count who wants all frames of the wire (``dev_set_promiscuity()``)."""
+        self._promiscuity += step
+        self.nic.rx.promiscuous = self._promiscuity > 0
 
     def getsockopt(self, sock: Socket, level: int, optname: int) -> tuple[int, Any]:
         """Give the statistics, and begin them anew (``packet_getsockopt()``); dropped packets are among all packets."""

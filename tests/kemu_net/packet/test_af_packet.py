@@ -37,9 +37,18 @@ from kemu_net.core.uapi import (
     SockaddrIn,
     SockaddrLl,
 )
-from kemu_net.packet.af_packet import ETH_P_ALL, IFINDEX, PACKET_STATISTICS, Beside, PacketFamily
+from kemu_net.packet.af_packet import (
+    ETH_P_ALL,
+    IFINDEX,
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_DROP_MEMBERSHIP,
+    PACKET_MR_PROMISC,
+    PACKET_STATISTICS,
+    Beside,
+    PacketFamily,
+)
 from kemu_net.socket.sockets import PollFd, Sockets
-from net_ground import IP_A, IP_B, MAC_A, MAC_B, two_hosts, udp_frame
+from net_ground import IP_A, IP_B, MAC_A, MAC_B, MAC_C, two_hosts, udp_frame
 
 ETH_P_IP = 0x0800
 FRAME = udp_frame(b"x" * 100)
@@ -271,6 +280,27 @@ def test_poll_and_unknown_options(net):
     assert (net.a.sys.poll([poll], 0), poll.revents) == (1, POLLIN | POLLOUT)
     assert net.a.sys.getsockopt(fd, SOL_PACKET, 99) == (-ENOPROTOOPT, None)
     assert net.a.sys.setsockopt(fd, SOL_PACKET, 99, 1) == -ENOPROTOOPT
+
+
+def test_promiscuous_mode_lasts_as_long_as_somebody_wants_it(net):
+    sys = net.a.sys
+    fd, other = tap(net.a), tap(net.a)
+    stray = MAC_C + FRAME[6:]
+    net.flood(stray)
+    net.run(1)
+    assert sys.recv(fd, 2000) == -EAGAIN
+    for one in (fd, other):
+        assert sys.setsockopt(one, SOL_PACKET, PACKET_ADD_MEMBERSHIP, PACKET_MR_PROMISC) == 0
+    sys.close(other)
+    net.flood(stray)
+    net.run(1)
+    data, name = sys.recvfrom(fd, 2000)
+    assert (data, name.pkttype) == (stray, 3)
+    assert not net.sink.sk_receive_queue
+    assert sys.setsockopt(fd, SOL_PACKET, PACKET_DROP_MEMBERSHIP, PACKET_MR_PROMISC) == 0
+    assert sys.setsockopt(fd, SOL_PACKET, PACKET_DROP_MEMBERSHIP, PACKET_MR_PROMISC) == 0
+    assert sys.setsockopt(fd, SOL_PACKET, PACKET_ADD_MEMBERSHIP, 99) == -EINVAL
+    assert not net.a.nic.rx.promiscuous
 
 
 @pytest.mark.parametrize("kind", [1, SOCK_PACKET])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kemu.kernel.errno import EDOM, EINVAL, ENONET, ENOPROTOOPT, ENOTCONN
+from kemu.kernel.errno import EAGAIN, EDOM, EINVAL, ENONET, ENOPROTOOPT, ENOTCONN
 from kemu.kernel.timer import HZ, MAX_SCHEDULE_TIMEOUT
 from kemu_net.core import uapi
+from kemu_net.core.filter import SockFilter
 from kemu_net.core.uapi import AF_INET, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM, SOL_IP, SOL_SOCKET, Linger, SockaddrIn, Timeval
 from kemu_net.socket.sockopt import INT_MAX, sock_set_timeout
 from net_ground import IP_B, MIB
@@ -181,6 +182,23 @@ def test_filters_come_and_go(dgram):
     assert dgram.set(uapi.SO_ATTACH_FILTER, len) == 0
     assert dgram.set(uapi.SO_DETACH_FILTER, 0) == 0
     assert dgram.sk.sk_program is None
+
+
+def test_a_program_of_bpf_decides_what_is_heard(pair):
+    fd, peer = pair.dgram()
+    port = SockFilter(0x28, 0, 0, 2)  # ldh [2]: the destination port
+    keep = [port, SockFilter(0x15, 0, 1, 7), SockFilter(0x06, 0, 0, 10), SockFilter(0x06, 0, 0, 0)]
+    assert pair.b.setsockopt(peer, SOL_SOCKET, uapi.SO_ATTACH_FILTER, keep[:2]) == -EINVAL
+    assert pair.b.setsockopt(peer, SOL_SOCKET, uapi.SO_ATTACH_FILTER, keep) == 0
+    pair.a.sendto(fd, b"hello", 0, SockaddrIn(IP_B, 7))
+    pair.run(10)
+    assert pair.b.recv(peer, 100) == b"he"
+    keep[1] = SockFilter(0x15, 1, 0, 7)
+    assert pair.b.setsockopt(peer, SOL_SOCKET, uapi.SO_ATTACH_FILTER, keep) == 0
+    pair.a.sendto(fd, b"hello", 0, SockaddrIn(IP_B, 7))
+    pair.run(10)
+    assert pair.b.recv(peer, 100) == -EAGAIN
+    assert pair.sb.stats.ignored["socket filter"] == 1
 
 
 def test_younger_options_are_not_known(stream):
