@@ -4,6 +4,7 @@ Interface
     NetStack(kernel, page_alloc, slub, reserves, wire, mac=..., ip=..., ...)
         stats, net_reserves, skbs, dev, nic, nf, socks, inet, inet6, arp, udp, raw, tcp, inet_reserves
         sockets()             the socket calls of a process
+        load_conntrack()      track connections from now on
         check()               all invariants of the parts
         check_reserve_use()   no normal packet lies in the reserve while memory is short
         close()               close the NIC and free routes and neighbours; sockets are their owners' business
@@ -41,6 +42,7 @@ from kemu_net.ipv4.udp import Udp
 from kemu_net.ipv6.inet6 import Inet6
 from kemu_net.ipv6.reserves import IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH
 from kemu_net.netfilter.core import NfHooks
+from kemu_net.netfilter.nf_conntrack import NfConntrack
 from kemu_net.packet.af_packet import PacketFamily
 from kemu_net.socket.af_inet import InetFamily
 from kemu_net.socket.inet_dgram import InetDgram
@@ -97,7 +99,7 @@ class NetStack:
         mtu: int = 1500,
         ring: int = 256,
         packet_split: bool = False,
-        rx_checksum: bool = True,
+        rx_checksum: bool | str = True,
         itr_ns: int = 30_000,
         prefix: int = 24,
         gateway: int = 0,
@@ -132,6 +134,7 @@ class NetStack:
         )
         pages = page_alloc.total_pages
         self.nf: NfHooks = build(NfHooks, kernel, self.skbs)
+        self.conntrack: NfConntrack | None = None
         self.inet: Inet = build(Inet, kernel, self.dev, slub, self.nic, ip, pages, prefix=prefix, gateway=gateway, nf=self.nf)
         self.arp = self.inet.arp
         self.socks: Socks = build(Socks, kernel, page_alloc, slub, self.net_reserves, self.skbs, self.stats, security)
@@ -165,8 +168,17 @@ class NetStack:
         """Give the descriptors and the socket calls of one more process."""
         return Sockets(self.kernel, self.socks, self.families)
 
+    def load_conntrack(self) -> NfConntrack:
+        """Track connections from now on (``modprobe nf_conntrack_ipv4``); until then they cost nothing."""
+        conntrack = self.conntrack
+        if conntrack is None:
+            pages = self.page_alloc.total_pages
+            conntrack = self.conntrack = NfConntrack(self.kernel, self.nf, pages, self.inet.frags.ip_defrag)
+            conntrack.load()
+        return conntrack
+
     def _received(self) -> list[SkBuff]:
-        """Give every received packet that rests somewhere: ring, backlog, fragments, sockets."""
+        """Give every received packet that rests somewhere: ring, backlog, fragments, netfilter's queue, sockets."""
         found = [skb for skb, _pages in self.nic.rx.buffers]
         found += [skb for (skb, _pages), _frame in self.nic.rx.done]
         for softnet in self.dev.softnet:
@@ -175,6 +187,7 @@ class NetStack:
             if inet is not None:
                 for queue in inet.frags.queues.values():
                     found += queue.fragments
+        found += [info.skb for info in self.nf.queue.waiting.values() if info.indev is not None]
         for sk in self.socks.live:
             found += sk.sk_receive_queue
             found += sk.sk_backlog
@@ -203,6 +216,8 @@ class NetStack:
         if self.inet6 is not None:
             self.inet6.check()
         self.nf.check()
+        if self.conntrack is not None:
+            self.conntrack.check()
         emergency = sum(skb.emergency for skb in self._received())
         if emergency > self.skbs.emergency_live:
             raise KernelBug(f"{emergency} emergency packets rest, but only {self.skbs.emergency_live} live", state=self.stats)
@@ -214,6 +229,9 @@ class NetStack:
         for softnet in self.dev.softnet:
             self.socks.skb_queue_purge(softnet.input_pkt_queue)
         self.inet.close()
+        if self.conntrack is not None:
+            self.conntrack.unload()
+            self.conntrack = None
         if self.inet6 is not None:
             self.inet6.close()
         if isinstance(self.skbs, Recycling):

@@ -45,7 +45,7 @@ PATCH = Patch(
     needs=(),
     wants=("tag_reserve_pages", "slub_reserve", "gfp_memalloc", "packet_split", "netvm_reserve", "inet_reserves"),
     touches=(
-        "kemu_net.core.skb_alloc.SkbAlloc._alloc_copy",
+        "kemu_net.core.skb_alloc.SkbAlloc.alloc_copy",
         "kemu_net.core.skb_free.SkbFree._charge_of",
         "kemu_net.core.skb_free.SkbFree._release_data",
         "kemu_net.core.skb_alloc.SkbAlloc.alloc_skb",

@@ -147,7 +147,7 @@ class SkbAlloc(SkbFree):
 
     def skb_copy(self, skb: SkBuff, gfp: int) -> SkBuff | None:
         """Copy a packet, fragments made linear (``skb_copy()``)."""
-        copy = self._alloc_copy(skb, skb.end + skb.data_len, gfp)
+        copy = self.alloc_copy(skb, skb.end + skb.data_len, gfp)
         if copy is not None:
             copy.buf = skb_bytes(skb) if not skb.data else skb.buf[: skb.data] + skb_bytes(skb)
             copy.len = skb.len
@@ -155,7 +155,7 @@ class SkbAlloc(SkbFree):
 
     def pskb_copy(self, skb: SkBuff, gfp: int) -> SkBuff | None:
         """Copy the linear part and share the fragments (``pskb_copy()``)."""
-        copy = self._alloc_copy(skb, skb.end, gfp)
+        copy = self.alloc_copy(skb, skb.end, gfp)
         if copy is not None:
             copy.buf = skb.buf[: skb.data] + skb_linear(skb)
             copy.len = skb.len
@@ -166,7 +166,7 @@ class SkbAlloc(SkbFree):
             _share_frag_list(skb)
         return copy
 
-    def _alloc_copy(self, skb: SkBuff, size: int, gfp: int) -> SkBuff | None:
+    def alloc_copy(self, skb: SkBuff, size: int, gfp: int) -> SkBuff | None:
         """Allocate for a copy of ``skb``: the copy of an emergency skb may come from the charged reserve too."""
         flags = 0
         if self.patched.skb_alloc_reserve and skb.emergency:  # [p19]

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kemu.mm.gfp import GFP_ATOMIC
-from kemu_net.core.skbuff import skb_bytes
+from kemu_net.core.skbuff import CHECKSUM_COMPLETE, CHECKSUM_NONE, skb_bytes
 
 if TYPE_CHECKING:
     from kemu_net.core.skb_alloc import SkbAlloc
@@ -85,6 +85,8 @@ def pskb_trim(skbs: SkbAlloc, skb: SkBuff, length: int) -> bool:
     """Cut a packet to ``length`` bytes (``pskb_trim()``)."""
     if length >= skb.len:
         return True
+    if skb.ip_summed == CHECKSUM_COMPLETE:  # the sum is that of the whole
+        skb.ip_summed = CHECKSUM_NONE
     if not skb.data_len:
         skb.len = length
         return True

@@ -65,7 +65,7 @@ class Nic:
     :param mac: six bytes.
     :param ring: descriptors in each of the two rings.
     :param packet_split: receive headers into small skbs and payload into pages (patch 14's subject).
-    :param rx_checksum: verify checksums in hardware; ``tx_checksum``: fill them in there.
+    :param rx_checksum: verify checksums in hardware, or only sum frames up ("complete"); ``tx_checksum``: fill them in there.
     :param promiscuous: take frames for other cards, too.
     :param copybreak: copy frames of fewer bytes into skbs of their size, and use the buffer again (linear mode). 2.6.23's e1000 did
         that below 256 bytes; 0, never, is what the series was reckoned with.
@@ -83,7 +83,7 @@ class Nic:
         mtu: int = 1500,
         ring: int = 256,
         packet_split: bool = False,
-        rx_checksum: bool = True,
+        rx_checksum: bool | str = True,
         tx_checksum: bool = True,
         promiscuous: bool = False,
         copybreak: int = 0,

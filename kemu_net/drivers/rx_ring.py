@@ -27,8 +27,10 @@ from zlib import crc32
 
 from kemu.kernel.history import FRAME
 from kemu.mm.gfp import PAGE_SIZE
-from kemu_net.core.checksum import CSUM_SMALL, csum_reduce
+from kemu_net.core.checksum import CSUM_SMALL, csum_partial, csum_reduce
+from kemu_net.core.if_ether import ETH_P_IP
 from kemu_net.core.skbuff import (
+    CHECKSUM_COMPLETE,
     CHECKSUM_NONE,
     CHECKSUM_UNNECESSARY,
     PACKET_BROADCAST,
@@ -60,7 +62,7 @@ class RxRing:
     :param size: descriptors.
     :param data_size: bytes asked of netdev_alloc_skb().
     :param pages: pages per descriptor; 0 is linear mode.
-    :param checksum: the hardware verifies TCP and UDP checksums.
+    :param checksum: the hardware verifies TCP and UDP checksums; or "complete": it gives the sum of each frame.
     :ivar buffers: descriptors that the hardware may fill.
     :ivar done: descriptors that the hardware has filled.
     :ivar incoming: frames by the time of their arrival, which may lie ahead.
@@ -70,7 +72,9 @@ class RxRing:
     :ivar starved: the last refill stopped for want of memory.
     """
 
-    def __init__(self, kernel: Kernel, skbs: SkbAlloc, mac: bytes, size: int, data_size: int, pages: int, checksum: bool) -> None:
+    def __init__(
+        self, kernel: Kernel, skbs: SkbAlloc, mac: bytes, size: int, data_size: int, pages: int, checksum: bool | str
+    ) -> None:
         self.skbs = skbs
         self.stats = skbs.stats
         self.history = kernel.history
@@ -198,7 +202,10 @@ class RxRing:
         else:
             self._split(skb, pages, frame)
         skb.data = ETH_HLEN
-        skb.ip_summed = CHECKSUM_UNNECESSARY if self.checksum and verify_checksum(frame) else CHECKSUM_NONE
+        if self.checksum is True:
+            skb.ip_summed = CHECKSUM_UNNECESSARY if verify_checksum(frame) else CHECKSUM_NONE
+        elif self.checksum:
+            _sum_up(skb, frame)
         return skb
 
     def use_copybreak(self, length: int) -> None:
@@ -243,6 +250,14 @@ class RxRing:
             self._free_buffer(self.buffers.popleft())
         while self.done:
             self._free_buffer(self.done.popleft()[0])
+
+
+def _sum_up(skb: SkBuff, frame: bytes) -> None:
+    """Be a card that sums up what it receives and understands nothing of it (CHECKSUM_COMPLETE); padding would be in the sum."""
+    length = len(frame) - ETH_HLEN
+    if skb.protocol == ETH_P_IP and length >= 20 and frame[16] << 8 | frame[17] == length:
+        skb.csum = csum_partial(frame[ETH_HLEN:])
+        skb.ip_summed = CHECKSUM_COMPLETE
 
 
 def split_point(frame: bytes) -> tuple[int, int]:

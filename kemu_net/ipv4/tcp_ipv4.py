@@ -19,7 +19,8 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from kemu.kernel import costs
-from kemu_net.core.skbuff import CHECKSUM_UNNECESSARY, PACKET_HOST, skb_bytes
+from kemu_net.core.skb_checksum import skb_checksum_complete
+from kemu_net.core.skbuff import CHECKSUM_UNNECESSARY, PACKET_HOST
 from kemu_net.core.uapi import IP_PMTUDISC_DONT
 from kemu_net.ipv4.ip_sockglue import ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, ICMP_SOURCE_QUENCH, icmp_error_of
 from kemu_net.ipv4.tcp_request import TcpRequest
@@ -61,13 +62,9 @@ class TcpIpv4(TcpRequest):
             return
         saddr = skb.saddr
         daddr = skb.daddr
-        if skb.ip_summed != CHECKSUM_UNNECESSARY:
-            total = int.from_bytes(skb_bytes(skb) if skb.data_len else buf[at : at + length], "big")
-            if length & 1:
-                total <<= 8
-            if (total + saddr + daddr + 6 + length) % 65535:
-                self.skbs.kfree_skb(skb, "tcp: checksum")
-                return
+        if skb.ip_summed != CHECKSUM_UNNECESSARY and not skb_checksum_complete(skb, 6):
+            self.skbs.kfree_skb(skb, "tcp: checksum")
+            return
         skb.h = at
         skb.seq = seq
         skb.ack_seq = ack_seq

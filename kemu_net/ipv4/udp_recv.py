@@ -24,6 +24,7 @@ from kemu.kernel.costs import UDP_RX
 from kemu.kernel.errno import EAGAIN, ENOMEM
 from kemu.mm.gfp import GFP_ATOMIC
 from kemu_net.core.datagram import skb_recv_datagram
+from kemu_net.core.skb_checksum import skb_checksum_complete
 from kemu_net.core.skb_trim import pskb_trim
 from kemu_net.core.skbuff import CHECKSUM_UNNECESSARY, PACKET_HOST, SkBuff, skb_bytes
 from kemu_net.core.uapi import IP_PMTUDISC_DONT, MSG_ERRQUEUE, MSG_PEEK, MSG_TRUNC, Msg, SockaddrIn
@@ -143,14 +144,7 @@ class UdpRecv(UdpHash):
 
     def _checksum_complete(self, skb: SkBuff) -> bool:
         """Tell whether the checksum is right, once (``udp_lib_checksum_complete()``)."""
-        if skb.ip_summed == CHECKSUM_UNNECESSARY:
-            return True
-        data = skb_bytes(skb)
-        total = int.from_bytes(data, "big") << (8 * (len(data) & 1))
-        if (total + skb.saddr + skb.daddr + IPPROTO_UDP + len(data)) % 65535:
-            return False
-        skb.ip_summed = CHECKSUM_UNNECESSARY
-        return True
+        return skb.ip_summed == CHECKSUM_UNNECESSARY or skb_checksum_complete(skb, IPPROTO_UDP)
 
     # errors
 
