@@ -167,3 +167,14 @@ def test_every_frame_on_the_wire_has_right_checksums():
         assert len(packets) > 8
         assert all(right_sums(frame) for frame in packets)
         assert all(len(frame) >= 60 for frame in frames)
+
+
+def test_connections_are_tracked_on_demand():
+    with two_stacks() as (_world, a, _b):
+        assert not any(a.nf.registered)
+        conntrack = a.load_conntrack()
+        assert a.load_conntrack() is conntrack
+        assert conntrack.max == 1024 * a.page_alloc.total_pages // 8192
+        a.check()
+        a.close()
+        assert not any(a.nf.registered)
