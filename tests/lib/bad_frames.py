@@ -11,6 +11,7 @@ import struct
 from hypothesis import strategies as st
 
 from kemu_net.core.checksum import csum_fold, csum_partial, csum_tcpudp_magic
+from kemu_net.ipv6.addr import link_local
 from net_ground import IP_A, IP_B, MAC_A, MAC_B
 
 M32 = 0xFFFFFFFF
@@ -214,25 +215,64 @@ arps = st.builds(
     st.sampled_from([MAC_A, GROUP]),
 )
 
-#: An extension header of IPv6: its kind, the length that it tells, its contents.
-extension = st.tuples(st.sampled_from([0, 43, 44, 50, 51, 60, 135]), st.integers(0, 3), st.binary(min_size=6, max_size=30))
+#: An extension header of IPv6: its kind, the length that it tells (None: the true one), its contents.
+extension = st.tuples(
+    st.sampled_from([0, 43, 44, 44, 50, 51, 60, 135]), st.one_of(st.none(), st.integers(0, 3)), st.binary(max_size=30)
+)
+LINK_A, LINK_B = (link_local(mac).to_bytes(16, "big") for mac in (MAC_A, MAC_B))
+ALL_NODES_6 = b"\xff\x02" + bytes(13) + b"\x01"
 
 
-def ipv6(chain, last, body, lie, version) -> bytes:
+def ipv6(chain, last, body, lie, version, daddr, right) -> bytes:
     """Make an IPv6 packet with a chain of extension headers whose lengths may lie."""
     kinds = [each[0] for each in chain] + [last]
-    rest = b"".join(bytes([kinds[at + 1], each[1]]) + each[2] for at, each in enumerate(chain)) + body
-    addresses = b"\xfe\x80" + b"\0" * 13 + b"\x02" + b"\xfe\x80" + b"\0" * 13 + b"\x01"
-    return struct.pack("!IHBB", version << 28, (len(rest) + lie) & 0xFFFF, kinds[0], 64) + addresses + rest
+    parts = []
+    for at, (kind, told, contents) in enumerate(chain):
+        size = 8 if kind == 44 else 8 * (-(-(len(contents) + 2) // 8))
+        parts.append(bytes([kinds[at + 1], size // 8 - 1 if told is None else told]) + contents.ljust(size - 2, b"\0")[: size - 2])
+    if right and last in (17, 58) and len(body) >= 8:
+        at = 6 if last == 17 else 2
+        body = body[:at] + b"\0\0" + body[at + 2 :]
+        pseudo = LINK_B + daddr + struct.pack("!II", len(body), last)
+        body = body[:at] + csum_fold(csum_partial(pseudo + body)).to_bytes(2, "big") + body[at + 2 :]
+    rest = b"".join(parts) + body
+    header = struct.pack("!IHBB", version << 28, (len(rest) + lie) & 0xFFFF, kinds[0], 255)
+    return header + LINK_B + daddr + rest
 
 
+#: Neighbour discovery, errors and echoes, with options of any length.
+icmpv6s = st.builds(
+    lambda kind, code, rest, target, opts: struct.pack("!BBHI", kind, code, 0, rest) + target + opts,
+    st.sampled_from([1, 2, 3, 4, 128, 129, 133, 134, 135, 136, 137, 255]),
+    st.sampled_from([0, 0, 1, 255]),
+    st.sampled_from([0, 1280, 0xE0000000, M32]),
+    st.sampled_from([b"", LINK_A, LINK_B, ALL_NODES_6]),
+    st.sampled_from([b"", b"\x01\x01" + MAC_B, b"\x02\x01" + MAC_B, b"\x01\x00", b"\x01\xff", b"\x05\x01" + bytes(6), b"\x01"]),
+)
 ipv6s = st.builds(
-    lambda chain, last, body, lie, version: lambda _aim: ether(ipv6(chain, last, body, lie, version), 0x86DD),
-    st.lists(extension, max_size=5),
-    st.sampled_from([6, 17, 58, 59, 0, 44, 255]),
-    st.binary(max_size=60),
-    lies,
-    st.sampled_from([6, 6, 4, 0]),
+    lambda chain, last, body, lie, version, daddr, right: (
+        lambda _aim: ether(ipv6(chain, last, body, lie, version, daddr, right), 0x86DD)
+    ),
+    st.lists(extension, max_size=4),
+    st.sampled_from([58, 58, 6, 17, 59, 0, 44, 255]),
+    st.one_of(icmpv6s, st.binary(max_size=60)),
+    st.one_of(st.just(0), st.just(0), lies),
+    st.sampled_from([6, 6, 6, 6, 4, 0]),
+    st.sampled_from([LINK_A, LINK_A, LINK_B, ALL_NODES_6, bytes(16)]),
+    mostly,
+)
+#: Fragments of two IPv6 packets, overlapping, out of order, of odd sizes.
+fragments6 = st.builds(
+    lambda ident, at, more, size, last: (
+        lambda _aim: ether(
+            ipv6([(44, 0, struct.pack("!HI", at << 3 | more, ident))], last, b"f" * size, 0, 6, LINK_A, False), 0x86DD
+        )
+    ),
+    st.integers(1, 2),
+    st.one_of(st.integers(0, 6), st.sampled_from([8, 8191])),
+    st.integers(0, 1),
+    st.sampled_from([0, 7, 8, 16, 24, 48]),
+    st.sampled_from([58, 17, 59, 255]),
 )
 
 raw = st.binary(max_size=MAX_FRAME).map(lambda data: lambda _aim: data)
@@ -244,7 +284,21 @@ ethers = st.builds(
 )
 
 plain = st.one_of(
-    segments, segments, segments, udps, icmp_errors, icmps, fragments, fragments, headers, lands, arps, ipv6s, raw, ethers
+    segments,
+    segments,
+    segments,
+    udps,
+    icmp_errors,
+    icmps,
+    fragments,
+    fragments,
+    headers,
+    lands,
+    arps,
+    ipv6s,
+    fragments6,
+    raw,
+    ethers,
 )
 
 

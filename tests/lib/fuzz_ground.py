@@ -15,12 +15,17 @@ from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.reserve import Reserves
 from kemu.mm.slub import Slub
 from kemu.patches import PatchSet
+from kemu_net.core.skb_variants import Recycling
+from kemu_net.core.uapi import AF_INET, AF_PACKET, SOCK_RAW
 from kemu_net.drivers.wire import Wire
 from kemu_net.ipv4.tcp_states import STATES
+from kemu_net.netfilter.core import NF_ACCEPT, NF_IP_LOCAL_IN, NF_IP_PRE_ROUTING, NF_QUEUE, NfHookOps
+from kemu_net.netfilter.nfnetlink_queue import NfnlQueue
 from kemu_net.stack import NetStack
 from net_ground import IP_A, IP_B, MAC_A, MAC_B
 
 MIB = 1 << 20
+ETH_P_ALL = 3
 MS = 1_000_000
 SECOND = 1_000_000_000
 FIN, SYN, RST, ACK = 1, 2, 4, 16
@@ -52,6 +57,11 @@ class FuzzHost:
         self.aims: list[Aim] = []
         self.socks: list = []
         self.hogged: list[int] = []
+        self.hogged_buffers: list[int] = []
+        self.closing = False
+        self.program = self.stack.sockets()
+        self.queue: NfnlQueue | None = None
+        self.hooks: list[NfHookOps] = []
 
     # the peer
 
@@ -128,6 +138,36 @@ class FuzzHost:
             if name not in ("TIME_WAIT", "FIN_WAIT2"):  # which may live on as small ones
                 assert STATES[conn.sk_state] == name, (STATES[conn.sk_state], name)
 
+    def open_audience(self) -> None:
+        """Let others hear too: raw and packet sockets, a queue of datagrams that nobody reads, a reader that waits for data."""
+        for family, protocol in ((AF_INET, 1), (AF_INET, 6), (AF_PACKET, ETH_P_ALL)):
+            assert self.program.socket(family, SOCK_RAW, protocol) >= 0
+        self.queue = NfnlQueue(self.kernel, self.stack.nf, maxlen=8)
+        self.queue.bind()
+        for place in (NF_IP_PRE_ROUTING, NF_IP_LOCAL_IN):
+            hook = NfHookOps(lambda _hook, skb, *_rest: NF_QUEUE if skb.buf[skb.nh + 9] == 17 else NF_ACCEPT, place)
+            self.stack.nf.nf_register_hook(hook)
+            self.hooks.append(hook)
+        _aim, conn = self._accepted()
+        conn.sk_rcvtimeo = 250
+
+        def reader() -> None:
+            while not self.closing:
+                self.tcp.recvmsg(conn, 4096)
+                self.kernel.sched.msleep(10)
+            self.tcp.close(conn)
+
+        self.kernel.sched.spawn("reader", reader)
+        self.run(1)
+
+    def close_audience(self) -> None:
+        self.closing = True
+        self.program.close_all()
+        for hook in self.hooks:
+            self.stack.nf.nf_unregister_hook(hook)
+        if self.queue is not None:
+            self.queue.unbind()
+
     def _connecting(self) -> None:
         """Make a socket whose SYN is not answered."""
         sk = self.tcp.sock_create()
@@ -160,6 +200,7 @@ class FuzzHost:
         Memory comes back first: tcp_send_fin() asks until there is some.
         """
         self.unhog()
+        self.close_audience()
         for family, sk in reversed(self.socks):
             self.stack.socks.sk_clear_memalloc(sk)  # as who swaps does: the last reference may go in softirq
             family.close(sk)
@@ -185,21 +226,30 @@ class FuzzHost:
         for size in (4096, 2048, 1024, 512, 256, 192, 128, 96, 64, 32, 16, 8):
             while (addr := self.slub.kmalloc(size, GFP_ATOMIC | _GFP_NOWARN)) is not None:
                 self.hogged.append(addr)
+        cache = getattr(self.stack.skbs, "skbuff_rx_cache", None)  # of buffers of one size
+        if cache is not None:
+            while (addr := self.slub.kmem_cache_alloc(cache, GFP_ATOMIC | _GFP_NOWARN)) is not None:
+                self.hogged_buffers.append(addr)
         ring.refill()
-        assert all(skb.emergency for skb, _pages in ring.buffers), ring.buffers
+        recycling = isinstance(self.stack.skbs, Recycling)  # which gives the same buffers again
+        assert recycling or all(skb.emergency for skb, _pages in ring.buffers), ring.buffers
 
     def unhog(self) -> None:
         while self.hogged:
             self.slub.kfree(self.hogged.pop())
+        while self.hogged_buffers:
+            self.slub.kmem_cache_free(self.stack.skbs.skbuff_rx_cache, self.hogged_buffers.pop())
 
 
 @contextmanager
-def under_fire(*, floor=False, **options) -> Iterator[FuzzHost]:
+def under_fire(*, floor=False, audience=False, **options) -> Iterator[FuzzHost]:
     """Boot a host with sockets in every state; at the floor, one of them carries swap and the ring lies in the reserve."""
     world = World()
     try:
         host = FuzzHost(world, **options)
         host.open_sockets(swap=floor)
+        if audience:
+            host.open_audience()
         if floor:
             host.to_the_floor()
         yield host

@@ -17,8 +17,8 @@ from net_ground import two_hosts
 from profiles import is_nightly
 
 CASES = 25  # per example, at most; a little under half of them on average
-#: Examples of each of the five properties below.
-EXAMPLES = 1600 if is_nightly() else 28
+#: Examples of each of the six properties below.
+EXAMPLES = 1400 if is_nightly() else 28
 
 fire = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 NICS = [pytest.param(False, id="linear"), pytest.param(True, id="packet-split")]
@@ -46,6 +46,17 @@ def test_no_frame_raises_and_none_leaks(packet_split, cases, rx_checksum):
 @given(st.lists(bad_frames.cases, min_size=8, max_size=CASES))
 def test_nor_when_memory_is_at_the_floor(packet_split, cases):
     _bombard(cases, packet_split=packet_split, floor=True)
+
+
+@fire
+@given(
+    st.lists(bad_frames.cases, min_size=8, max_size=CASES),
+    st.booleans(),
+    st.sampled_from([{}, {"rx_buffers": "fixed"}, {"recycle": True}, {"mtu": 9000, "packet_split": True}]),
+)
+def test_nor_when_others_hear_too(cases, floor, options):
+    """Raw and packet sockets, a queue to user space that nobody reads, a reader that waits; other ways to get receive buffers."""
+    _bombard(cases, floor=floor, audience=True, **options)
 
 
 @fire
