@@ -34,6 +34,7 @@ from kemu.kernel.errno import (
 from kemu.mm.gfp import GFP_KERNEL
 from kemu_net.core.checksum import csum_tcpudp_magic
 from kemu_net.core.datagram import sock_alloc_send_skb
+from kemu_net.core.dst import sk_dst_set
 from kemu_net.core.sock import SOCK_BROADCAST, SOCK_DEAD, SOCK_NOSPACE, Proto, sock_put
 from kemu_net.core.uapi import INADDR_BROADCAST, INADDR_LOOPBACK, MSG_MORE, MSG_OOB, SockaddrIn
 from kemu_net.ipv4.ip_sockglue import ip_local_error, purge_error_queue
@@ -108,12 +109,14 @@ class Udp(UdpRecv):
             sk.saddr = dst.saddr
         sk.daddr, sk.dport = daddr or INADDR_LOOPBACK, dport
         sk.sk_state = TCP_ESTABLISHED
+        sk_dst_set(sk, dst)
         return 0
 
     def disconnect(self, sk: UdpSock) -> None:
         """Take the peer off (``udp_disconnect()``); an address or a port that bind() did not choose goes too."""
         sk.sk_state = TCP_CLOSE
         sk.daddr = sk.dport = 0
+        sk_dst_set(sk, None)
         sk.saddr = sk.bind_addr
         if not sk.bind_port:
             self.udp_unhash(sk)

@@ -202,7 +202,7 @@ class PacketFamily(ProtoOps):
             self._register(sk)
         return 0
 
-    def getname(self, sock: Socket, peer: bool) -> Address | int:
+    def getname(self, sock: Socket, peer: int) -> Address | int:
         """Give device and protocol (``packet_getname()``)."""
         if peer:
             return -EOPNOTSUPP

@@ -56,7 +56,7 @@ class InetDgram(ProtoOps):
             return -EINVAL
         return self.udp.bind(sock.sk, addr.addr, addr.port)
 
-    def getname(self, sock: Socket, peer: bool) -> Address | int:
+    def getname(self, sock: Socket, peer: int) -> Address | int:
         """Give the own or the peer's address."""
         return inet_getname(sock, peer)
 

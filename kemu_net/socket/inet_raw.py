@@ -45,7 +45,7 @@ class InetRaw(ProtoOps):
             return 0
         return self.raw.connect(sock.sk, addr.addr) if addr.family == uapi.AF_INET else -EAFNOSUPPORT
 
-    def getname(self, sock: Socket, peer: bool) -> Address | int:
+    def getname(self, sock: Socket, peer: int) -> Address | int:
         """Give the own or the peer's address; the own port is the protocol."""
         return inet_getname(sock, peer)
 

@@ -69,12 +69,12 @@ if TYPE_CHECKING:
 _CONNECTING = frozenset((TCP_SYN_SENT, TCP_SYN_RECV))
 
 
-def inet_getname(sock: Socket, peer: bool) -> Address | int:
+def inet_getname(sock: Socket, peer: int) -> Address | int:
     """Give an end of the connection (``inet_getname()``)."""
     sk: Sock = sock.sk
     if not peer:
         return SockaddrIn(sk.saddr, sk.sport)
-    if not sk.dport or sk.sk_state in (TCP_CLOSE, TCP_SYN_SENT):
+    if not sk.dport or (peer == 1 and sk.sk_state in (TCP_CLOSE, TCP_SYN_SENT)):
         return -ENOTCONN
     return SockaddrIn(sk.daddr, sk.dport)
 
@@ -176,7 +176,7 @@ class InetStream(ProtoOps):
         """Tell whether a connection waits to be accepted."""
         return any(child.sk_state != TCP_SYN_RECV for child in sk.accept_queue)
 
-    def getname(self, sock: Socket, peer: bool) -> Address | int:
+    def getname(self, sock: Socket, peer: int) -> Address | int:
         """Give an end of the connection."""
         return inet_getname(sock, peer)
 

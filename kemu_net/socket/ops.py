@@ -83,8 +83,8 @@ class ProtoOps:
         """Close one direction or both."""
         return -EOPNOTSUPP
 
-    def getname(self, sock: Socket, peer: bool) -> Address | int:
-        """Give the own address, or the peer's."""
+    def getname(self, sock: Socket, peer: int) -> Address | int:
+        """Give the own address (0) or the peer's (1); 2: also the peer's of a connection that ended before it was accepted."""
         return -EOPNOTSUPP
 
     def poll(self, sock: Socket) -> int:

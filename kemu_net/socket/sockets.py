@@ -126,7 +126,7 @@ class Sockets:
         new = sock.ops.accept(sock, self._nonblock(sock, 0))
         if isinstance(new, int):
             return new, None
-        name = new.ops.getname(new, True)
+        name = new.ops.getname(new, 2)
         fd = self._install(new)
         return fd, None if isinstance(name, int) or fd < 0 else name
 
@@ -138,12 +138,12 @@ class Sockets:
     def getsockname(self, fd: int) -> Address | int:
         """Give the own address (``sys_getsockname()``)."""
         sock = self._find(fd)
-        return sock if isinstance(sock, int) else sock.ops.getname(sock, False)
+        return sock if isinstance(sock, int) else sock.ops.getname(sock, 0)
 
     def getpeername(self, fd: int) -> Address | int:
         """Give the peer's address (``sys_getpeername()``)."""
         sock = self._find(fd)
-        return sock if isinstance(sock, int) else sock.ops.getname(sock, True)
+        return sock if isinstance(sock, int) else sock.ops.getname(sock, 1)
 
     def shutdown(self, fd: int, how: int) -> int:
         """Close one direction or both (``sys_shutdown()``)."""

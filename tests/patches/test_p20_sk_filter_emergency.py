@@ -72,6 +72,21 @@ def test_none_gets_into_the_backlog_of_an_ordinary_socket():
         host.socks.release_sock(sk)
 
 
+def test_none_gets_into_the_prequeue_of_an_ordinary_socket():
+    with one_tcp() as host:
+        _budget(host)
+        sk, peer = connected(host)
+        got = []
+        host.kernel.sched.spawn("reader", lambda: got.append(host.tcp.recvmsg(sk, 5)))
+        host.run(5)
+        peer.send(ACK, b"hello", emergency=True, advance=False)
+        host.run(5)
+        assert (got, _usage(host)) == ([], 0)
+        peer.send(ACK, b"hello")
+        host.run(5)
+        assert got == [b"hello"]
+
+
 def test_a_listener_drops_an_emergency_syn():
     with one_tcp() as host:
         _budget(host)

@@ -1,9 +1,10 @@
 import pytest
 
 from kemu.errors import KernelBug
-from kemu.kernel.errno import ENOMEM
+from kemu.kernel.errno import EACCES, ENOMEM, EPERM
 from kemu.mm.gfp import _GFP_MEMALLOC, GFP_KERNEL
 from kemu_net.core.sock import SOCK_DEAD, SOCK_MEMALLOC, Proto, Sock, skb_set_owner_r, skb_set_owner_w, sock_hold, sock_put
+from kemu_net.core.sock_receive import SockReceive
 from tcp_ground import MIB, connected, one_tcp
 
 
@@ -248,3 +249,33 @@ def test_a_protocol_says_how_much_it_holds():
     with one_tcp() as host:
         connected(host)
         assert "TCP" in repr(host.tcp.prot) and "sockets 1" in repr(host.tcp.prot)
+
+
+def test_who_is_asked_about_a_packet_and_in_which_order():
+    """Patch 20 first, then the security module, then the program's own filter."""
+    with one_tcp() as host:
+        asked = []
+
+        class Security:
+            verdict = 0
+
+            def security_sock_rcv_skb(self, _sk, _skb):
+                asked.append("security")
+                return self.verdict
+
+        security = Security()
+        socks = SockReceive(host.kernel, host.net_reserves, host.skbs, host.stats, security)
+        sk = _datagram_socket(host)
+        skb = _skb(host)
+        assert socks.sk_attach_filter(sk, lambda _skb: asked.append("program") or 0) == 0
+        assert socks.sk_filter(sk, skb) == -EPERM
+        assert asked == ["security", "program"]
+        security.verdict = -EACCES
+        assert socks.sk_filter(sk, skb) == -EACCES
+        assert asked == ["security", "program", "security"]
+        skb.emergency = 1
+        assert socks.sk_filter(sk, skb) == -ENOMEM
+        assert len(asked) == 3
+        skb.emergency = 0
+        host.skbs.kfree_skb(skb)
+        sock_put(sk)

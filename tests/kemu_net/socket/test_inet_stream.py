@@ -235,6 +235,20 @@ def test_accept_tells_the_peer(pair):
     assert ready(pair.b, fd) == 0
 
 
+def test_a_connection_that_ended_before_it_was_accepted(pair):
+    fd = pair.listen()
+    out = pair.a.socket(AF_INET, SOCK_STREAM)
+    pair.a.connect(out, B80)
+    name = pair.a.getsockname(out)
+    pair.a.setsockopt(out, SOL_SOCKET, SO_LINGER, Linger(1, 0))
+    pair.a.close(out)
+    pair.run(5)
+    peer, who = pair.b.accept(fd)
+    assert who == name
+    assert pair.b.read(peer, 10) == -ECONNRESET
+    assert pair.b.getpeername(peer) == -ENOTCONN
+
+
 def test_a_waiting_accept_gets_the_connection(pair):
     fd = pair.listen()
     got = []

@@ -251,7 +251,10 @@ def test_two_bits_of_tos_belong_to_tcp(stream):
 def test_the_mtu_of_a_connection(pair):
     fd, _peer, _listener = pair.stream()
     assert pair.a.getsockopt(fd, SOL_IP, uapi.IP_MTU) == (0, 1500)
-    assert pair.a.getsockopt(pair.a.socket(AF_INET, SOCK_DGRAM), SOL_IP, uapi.IP_MTU) == (-ENOTCONN, None)
+    fd = pair.a.socket(AF_INET, SOCK_DGRAM)
+    assert pair.a.getsockopt(fd, SOL_IP, uapi.IP_MTU) == (-ENOTCONN, None)
+    pair.a.connect(fd, SockaddrIn(IP_B, 7))
+    assert pair.a.getsockopt(fd, SOL_IP, uapi.IP_MTU) == (0, 1500)
 
 
 def test_a_header_of_ones_own_is_for_raw_sockets(pair, dgram):
