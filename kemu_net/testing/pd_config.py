@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kemu_net.testing.pd_ast import Script, ScriptOption
 
 MAX_MTU: Final = 9000
+_SMALL_BUFFER: Final = 2048  # kmalloc's size for a frame of 1500 bytes
+_LARGE_BUFFER: Final = 16384
 TAKEN: Final = frozenset(
     """
     define D dry_run verbose v debug speed code_command code_format code_sockopt so_filename so_flags init_scripts strict_segments
@@ -62,8 +64,15 @@ class Config:
     def of(cls, script: Script) -> Config:
         """Read the options of a script."""
         config = cls()
+        line = 1
         for option in script.options:
             config._take(script.name, option)
+            line = option.line
+        buffers = config.ring * (_SMALL_BUFFER if config.mtu <= 1500 else _LARGE_BUFFER)
+        if buffers > config.mem // 2:
+            raise ScriptSyntaxError(
+                script.name, line, f"a ring of {config.ring} buffers does not fit half of {config.mem >> 20} MiB"
+            )
         return config
 
     def _take(self, name: str, option: ScriptOption) -> None:

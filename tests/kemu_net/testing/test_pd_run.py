@@ -152,6 +152,8 @@ def test_what_makes_no_sense_is_unreadable(line, reason):
         ("--local_ip=1.2.3", UNREADABLE, "an IPv4 address"),
         ("--netmask_ip=255.0.255.0", UNREADABLE, "a netmask"),
         ("--non_fatal=wat", UNREADABLE, "packet, syscall"),
+        ("--mtu=65535", UNSUPPORTED, "at most 9000"),
+        ("--ring=4096 --mem=8", UNREADABLE, "does not fit"),
     ],
 )
 def test_options_are_refused_with_their_line(option, status, reason):
