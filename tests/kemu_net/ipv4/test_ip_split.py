@@ -105,14 +105,14 @@ def test_memory_that_ends_in_the_middle_is_given_back(net):
     assert net.a.skbs.live == live
 
 
-def whole(net, payload: bytes, header: bytes = b"", flags: int = 0):
+def whole(payload: bytes, header: bytes = b"", flags: int = 0):
     """Make a packet that is in one piece, as a raw socket with its own header sends it."""
     header = bytes((0x45 + len(header) // 4, 0)) + (20 + len(header) + len(payload)).to_bytes(2, "big") + b"\0\1"
     return header + flags.to_bytes(2, "big") + bytes((64, PROTO, 0, 0)) + IP_A.to_bytes(4, "big") + IP_B.to_bytes(4, "big")
 
 
-def send_whole(net, payload: bytes, options=b"", flags=0) -> int:
-    header = whole(net, payload, options, flags) + options
+def send_whole(payload: bytes, options=b"", flags=0) -> int:
+    header = whole(payload, options, flags) + options
     skb = net.a.skbs.alloc_skb(len(header) + len(payload), GFP_ATOMIC)
     skb.buf = header + payload
     skb.len = len(skb.buf)
@@ -157,7 +157,7 @@ def test_memory_that_ends_between_two_copies(net):
         return plain(size, gfp) if left[0] >= 0 else None
 
     live = net.a.skbs.live
-    header = whole(net, bytes(4000))
+    header = whole(bytes(4000))
     skb = plain(4020, GFP_ATOMIC)
     skb.buf, skb.len = header + bytes(4000), 4020
     net.a.skbs.alloc_skb = alloc
@@ -169,7 +169,7 @@ def test_memory_that_ends_between_two_copies(net):
 def test_a_checksum_for_the_nic_is_filled_in_before(net):
     segment = b"\0\7\0\7" + (4000).to_bytes(2, "big") + b"\0\0" + random.Random(5).randbytes(3992)
     seen = listen(net.b, 17)
-    header = bytearray(whole(net, segment))
+    header = bytearray(whole(segment))
     header[9] = 17
     skb = net.a.skbs.alloc_skb(4020, GFP_ATOMIC)
     skb.buf, skb.len, skb.ip_summed = bytes(header) + segment, 4020, CHECKSUM_PARTIAL

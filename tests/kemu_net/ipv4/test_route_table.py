@@ -78,7 +78,7 @@ def test_the_longer_it_is_held_the_less_often_it_is_looked_for(net, route):
     assert not route._gc_timer.pending
 
 
-def test_a_route_holds_its_neighbour(net, route):
+def test_a_route_holds_its_neighbour(route):
     dst = route.ip_route_output(IP_B)
     neigh = dst.neigh
     assert neigh.refcnt == 2
@@ -222,7 +222,7 @@ def test_the_rebuild_draws_another_secret(net, route):
     assert route.entries == {}
 
 
-def test_a_rebuild_finds_the_same_routes_under_another_chain(net, route):
+def test_a_rebuild_finds_the_same_routes_under_another_chain(route):
     dst = route.ip_route_output(IP_B)
     dst.refcnt += 1
     route.rt_cache_flush()
