@@ -6,9 +6,23 @@ import struct
 
 import pytest
 
-from kemu.kernel.errno import EADDRNOTAVAIL, EDESTADDRREQ, EINVAL, EMSGSIZE, ENOBUFS
+from kemu.kernel.errno import (
+    EACCES,
+    EADDRNOTAVAIL,
+    EAFNOSUPPORT,
+    EAGAIN,
+    EDESTADDRREQ,
+    EHOSTUNREACH,
+    EINVAL,
+    EMSGSIZE,
+    ENETUNREACH,
+    ENOBUFS,
+    ENOPROTOOPT,
+    EOPNOTSUPP,
+    EPROTO,
+)
 from kemu_net.core.checksum import csum_fold, csum_ok, csum_partial
-from kemu_net.core.uapi import IPPROTO_RAW, MSG_PEEK, MSG_TRUNC, SockaddrIn
+from kemu_net.core.uapi import IPPROTO_RAW, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, SockaddrIn
 from kemu_net.ipv4.raw import Raw
 from net_ground import IP_A, IP_B, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame
 
@@ -222,3 +236,87 @@ def test_without_memory_there_is_no_socket(net, cache):
     assert net.a.raw.sock_create(PROTO) is None
     slub.kmem_cache_alloc = real
     assert not net.a.raw.table
+
+
+# errors and refusals
+
+
+class Inner:
+    """What ICMP quotes of a packet of this host's to b."""
+
+    saddr, daddr, protocol, sender = IP_A, IP_B, PROTO, IP_B
+    transport = b"abcdefgh"
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "connected", "pmtudisc", "errno"),
+    [
+        (3, 2, True, 1, ENOPROTOOPT),
+        (3, 2, False, 1, 0),
+        (3, 1, True, 1, 0),
+        (3, 4, True, 1, EMSGSIZE),
+        (3, 4, True, 0, 0),
+        (4, 0, True, 1, 0),
+        (12, 0, True, 1, EPROTO),
+    ],
+)
+def test_which_icmp_errors_a_socket_is_told(net, kind, code, connected, pmtudisc, errno):
+    sk = net.a.raw.sock_create(PROTO)
+    sk.pmtudisc = pmtudisc
+    if connected:
+        net.a.raw.connect(sk, IP_B)
+    net.a.raw.raw_err(Inner, kind, code, 0)
+    assert sk.sk_err == errno
+
+
+def test_an_error_goes_to_the_sockets_of_the_protocol_alone(net):
+    sk, other = net.a.raw.sock_create(PROTO), net.a.raw.sock_create(PROTO + 1)
+    for one in (sk, other):
+        one.recverr = 1
+    net.a.raw.raw_err(Inner, 3, 1, 0)
+    assert (sk.sk_err, other.sk_err) == (EHOSTUNREACH, 0)
+    msg = net.a.raw.recvmsg(sk, 100, MSG_ERRQUEUE, True)
+    assert (msg.data, msg.name) == (b"abcdefgh", SockaddrIn(IP_B, 0))
+    assert net.a.raw.recvmsg(sk, 100, MSG_ERRQUEUE, True) == -EAGAIN
+
+
+def test_a_protocol_that_nobody_knows_there(net):
+    net.greet()
+    sk = net.a.raw.sock_create(PROTO)
+    net.a.raw.connect(sk, IP_B)
+    net.a.raw.sendmsg(sk, b"anybody?", None, 0, True)
+    net.run(5)
+    assert net.a.raw.recvmsg(sk, 10, 0, True) == -ENOPROTOOPT
+
+
+def test_what_cannot_be_sent_or_read(net):
+    sk = net.a.raw.sock_create(PROTO)
+    raw, b = net.a.raw, SockaddrIn(IP_B, 0)
+    assert raw.sendmsg(sk, bytes(65536), b, 0, True) == -EMSGSIZE
+    assert raw.sendmsg(sk, b"x", b, MSG_OOB, True) == -EOPNOTSUPP
+    assert raw.sendmsg(sk, b"x", b"10.0.0.2", 0, True) == -EINVAL
+    assert raw.sendmsg(sk, b"x", SockaddrIn(IP_B, 0, 10), 0, True) == -EAFNOSUPPORT
+    assert raw.sendmsg(sk, b"x", SockaddrIn(0x08080808, 0), 0, True) == -ENETUNREACH
+    assert raw.connect(sk, 0x08080808) == -ENETUNREACH
+    assert raw.sendmsg(sk, b"x", SockaddrIn(IP_A | 0xFF, 0), 0, True) == -EACCES
+    assert raw.connect(sk, IP_A | 0xFF) == -EACCES
+    assert raw.recvmsg(sk, 10, MSG_OOB, True) == -EOPNOTSUPP
+    assert raw.recvmsg(sk, 10, 0, True) == -EAGAIN
+
+
+def test_control_messages(net):
+    sk = net.a.raw.sock_create(PROTO)
+    sk.cmsg_flags = 2
+    net.flood(frame(ttl=9))
+    net.run(1)
+    assert net.a.raw.recvmsg(sk, 100, 0, True).control == [(0, 2, 9)]
+
+
+def test_a_written_address_and_identity_stay(net):
+    sk = net.a.raw.sock_create(IPPROTO_RAW)
+    other = net.b.raw.sock_create(PROTO)
+    header = struct.pack("!BBHHHBBHII", 0x45, 0, 0, 77, 0, 3, PROTO, 0, IP_A + 5, IP_B)
+    assert net.a.raw.sendmsg(sk, header + b"mine", SockaddrIn(IP_B, 0), 0, True) == 24
+    net.run(10)
+    got = read(net.b, other)
+    assert (int.from_bytes(got[4:6], "big"), int.from_bytes(got[12:16], "big")) == (77, IP_A + 5)
