@@ -111,7 +111,7 @@ def whole(payload: bytes, header: bytes = b"", flags: int = 0):
     return header + flags.to_bytes(2, "big") + bytes((64, PROTO, 0, 0)) + IP_A.to_bytes(4, "big") + IP_B.to_bytes(4, "big")
 
 
-def send_whole(payload: bytes, options=b"", flags=0) -> int:
+def send_whole(net, payload: bytes, options=b"", flags=0) -> int:
     header = whole(payload, options, flags) + options
     skb = net.a.skbs.alloc_skb(len(header) + len(payload), GFP_ATOMIC)
     skb.buf = header + payload
