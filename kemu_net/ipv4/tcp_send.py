@@ -9,7 +9,7 @@ Rules
       nothing will: the caller must come back by itself, as in the kernel.
     * A writer that waits gives up with -EAGAIN after SO_SNDTIMEO (sk_sndtimeo), if nothing was taken.
     * ``more`` is MSG_MORE: a short last segment waits for the next call.
-    * What does not fit into a segment's head (3592 bytes: it has one page less headers) goes into pages behind it. Writes fill one
+    * What does not fit into a segment's head (3648 bytes: a page less the headers) goes into pages behind it. Writes fill one
       page of the socket after the other.
     * Pages of sendpage() are not copied: they are read when the device sends, again at each retransmission, and held until
       acknowledged.

@@ -260,11 +260,11 @@ def connecting(host: TcpHost, port=2049, isn=1000) -> tuple[object, Peer]:
     return sk, peer
 
 
-def connected(host: TcpHost, port=2049, win=65535, isn=1000, fast_rto=False) -> tuple[object, Peer]:
+def connected(host: TcpHost, port=2049, win=65535, isn=1000, fast_rto=False, mss=MSS_1460) -> tuple[object, Peer]:
     """Open a connection from ``host`` to a scripted peer; with ``fast_rto`` its RTO is the least, 200 ms."""
     sk, peer = connecting(host, port, isn)
     peer.win = win
-    (ack,) = peer.send(SYN | ACK, options=MSS_1460)
+    (ack,) = peer.send(SYN | ACK, options=mss)
     assert ack.flags == ACK
     assert STATES[sk.sk_state] == "ESTABLISHED"
     if fast_rto:

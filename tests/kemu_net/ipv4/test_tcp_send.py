@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from kemu.kernel.errno import EAGAIN, ECONNRESET, EPIPE
 from kemu.mm.gfp import GFP_ATOMIC, GFP_KERNEL
 from kemu_net.core.sock import SEND_SHUTDOWN, SOCK_ASYNC_NOSPACE, SOCK_NOSPACE, SOCK_SNDBUF_LOCK
-from tcp_ground import ACK, FIN, PSH, RST, connected, flags_of, one_tcp
+from kemu_net.ipv4.tcp_sock import TCP_NAGLE_OFF, TCP_NAGLE_PUSH
+from tcp_ground import ACK, FIN, PSH, RST, connected, connecting, flags_of, one_tcp
 
 
 def test_data_is_cut_into_segments():
@@ -236,3 +239,87 @@ def test_copies_and_pages_make_one_stream(writes, mss):
         host.run(61_000)
         host.sent()
         host.assert_nothing_left()
+
+
+# segments longer than a head
+
+
+def test_a_jumbo_segment_has_pages_behind_its_head():
+    with one_tcp(mtu=9000) as host:
+        sk, peer = connected(host, mss=b"\x02\x04\x23\x00")
+        assert sk.mss_cache == 8960
+        sk.sk_sndbuf, sk.snd_cwnd = 1 << 20, 10
+        data = bytes(range(251)) * 100
+        assert host.tcp.sendmsg(sk, data) == len(data)
+        segs = host.sent()
+        assert [len(seg.data) for seg in segs] == [8960, 8960, 7180]
+        assert b"".join(seg.data for seg in segs) == data
+        first = sk.sk_rtx_queue[0]
+        assert first.len - first.data_len == 3648  # 3592, rounded up to a cache line with its headers
+        host.check()
+        peer.saw(segs[-1])
+        peer.send(ACK)
+        host.tcp.abort(sk)
+        host.assert_nothing_left()
+
+
+def test_writes_share_the_sockets_page_and_what_was_sent_stays():
+    with one_tcp(mtu=9000) as host:
+        sk, peer = connected(host, mss=b"\x02\x04\x23\x00")
+        sk.sk_sndbuf = 1 << 20
+        free = host.page_alloc.nr_free_pages()
+        host.tcp.sendmsg(sk, b"a" * 4000, more=True)
+        host.tcp.sendmsg(sk, b"b" * 300, more=True)
+        host.tcp.sendmsg(sk, b"c" * 300)
+        (skb,) = sk.sk_rtx_queue
+        assert len(skb.frags) == 1
+        host.tcp.sendmsg(sk, b"d" * 5000)
+        host.inet.sent.clear()
+        sk.nonagle = 1
+        host.tcp.tcp_retransmit_skb(sk, skb)
+        (again,) = host.sent()
+        assert again.data == b"a" * 4000 + b"b" * 300 + b"c" * 300
+        peer.ack = sk.snd_nxt
+        peer.send(ACK)
+        host.tcp.abort(sk)
+        host.assert_nothing_left()
+        assert host.page_alloc.nr_free_pages() >= free - 8  # slabs may have grown
+
+
+def test_without_a_page_the_writer_waits_for_one():
+    with one_tcp(mtu=9000) as host:
+        sk, _peer = connected(host, mss=b"\x02\x04\x23\x00")
+        sk.sk_sndbuf = 1 << 20
+        host.skbs.page_alloc = SimpleNamespace(alloc_pages=lambda *_args: None)  # slabs have their own
+        taken = host.tcp.sendmsg(sk, bytes(8000), nonblock=True)
+        host.skbs.page_alloc = host.page_alloc
+        assert taken == 3648
+        assert sk.sk_prot.memory_pressure
+        assert host.tcp.sendmsg(sk, bytes(100)) == 100
+        host.check()
+
+
+def test_sndtimeo_bounds_the_wait_for_room():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.sk_sndtimeo = 250
+        start = host.kernel.sched.now
+        taken = host.tcp.sendmsg(sk, bytes(1 << 20))
+        assert 0 < taken < 1 << 20
+        assert host.kernel.sched.now - start == pytest.approx(1e9, rel=0.05)
+        assert host.tcp.sendmsg(sk, bytes(1 << 20)) == -EAGAIN
+
+
+def test_sndtimeo_bounds_the_wait_for_the_connection():
+    with one_tcp() as host:
+        sk, _peer = connecting(host)
+        sk.sk_sndtimeo = 250
+        assert host.tcp.sendmsg(sk, b"too early") == -EAGAIN
+
+
+def test_a_segment_that_starts_ends_the_push_of_nodelay():
+    with one_tcp() as host:
+        sk, _peer = connected(host)
+        sk.nonagle = TCP_NAGLE_OFF | TCP_NAGLE_PUSH
+        host.tcp.sendmsg(sk, b"x")
+        assert sk.nonagle == TCP_NAGLE_OFF
