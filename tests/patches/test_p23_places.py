@@ -98,8 +98,8 @@ WAYS_OUT = {
     "bond": lambda host: stand(host, "bond", free(host)),
     "shot": lambda host: stand(host, "ingress", lambda _skb: TC_ACT_SHOT),
     "stolen": lambda host: stand(host, "ingress", lambda _skb: TC_ACT_STOLEN),
-    "bridge": lambda host: stand(host, "bridge", lambda skb: host.skbs.kfree_skb(skb)),
-    "macvlan": lambda host: stand(host, "macvlan", lambda skb: host.skbs.kfree_skb(skb)),
+    "bridge": lambda host: stand(host, "bridge", host.skbs.kfree_skb),
+    "macvlan": lambda host: stand(host, "macvlan", host.skbs.kfree_skb),
     "protocol": lambda host: (stand_everywhere(host), watch(host)),
     "nobody": lambda host: (stand_everywhere(host), host.dev.packet_types.pop(ETH_P_IP)),
 }
