@@ -288,14 +288,17 @@ def test_writes_share_the_sockets_page_and_what_was_sent_stays():
 
 def test_without_a_page_the_writer_waits_for_one():
     with one_tcp(mtu=9000) as host:
-        sk, _peer = connected(host, mss=b"\x02\x04\x23\x00")
+        sk, peer = connected(host, mss=b"\x02\x04\x23\x00")
         sk.sk_sndbuf = 1 << 20
         host.skbs.page_alloc = SimpleNamespace(alloc_pages=lambda *_args: None)  # slabs have their own
         taken = host.tcp.sendmsg(sk, bytes(8000), nonblock=True)
         host.skbs.page_alloc = host.page_alloc
         assert taken == 3648
         assert sk.sk_prot.memory_pressure
-        assert host.tcp.sendmsg(sk, bytes(100)) == 100
+        assert sk.sk_sndbuf == 2048  # the shortage shrinks the buffer
+        peer.saw(host.sent()[-1])
+        peer.send(ACK)
+        assert host.tcp.sendmsg(sk, bytes(8000)) == 8000
         host.check()
 
 
