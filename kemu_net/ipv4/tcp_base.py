@@ -8,9 +8,14 @@ TCP is one subsystem in layers; each file adds a class that uses the layers belo
     TcpClose         tcp_close.py       the end of a connection, from our side
     TcpSend          tcp_send.py        writing
     TcpRecv          tcp_recv.py        reading
-    TcpIpv4          tcp_ipv4.py        segments from IP, requests, resets
-    TcpInput         tcp_input.py       a segment for a connection
-    TcpQueues        tcp_queues.py      the receive and the out-of-order queue
+    TcpIpv4          tcp_ipv4.py        segments from IP, ICMP errors
+    TcpRequest       tcp_request.py     listeners: the SYN queue, new connections
+    TcpStateProcess  tcp_state_process.py   a segment for a connection that opens or closes
+    TcpInput         tcp_input.py       a segment for an established connection, acknowledgements
+    TcpQueues        tcp_queues.py      the receive queue, urgent data
+    TcpOfo           tcp_ofo.py         the out-of-order queue, SACK blocks, FIN
+    TcpPrune         tcp_prune.py       making room
+    TcpRcvbuf        tcp_rcvbuf.py      receive buffer and window
     TcpTimewait      tcp_timewait.py    TIME_WAIT
     TcpTimers        tcp_timer.py       retransmission, probes, delayed acknowledgements
     TcpCong          tcp_cong.py        round trip time, congestion, recovery
@@ -21,6 +26,7 @@ TCP is one subsystem in layers; each file adds a class that uses the layers belo
     TcpTransmit      tcp_transmit.py    one segment's header
     TcpWindow        tcp_window.py      windows and segment sizes
     TcpReply         tcp_reply.py       segments without a connection
+    TcpPrequeue      tcp_prequeue.py    segments that wait for a reader
     TcpBase          this file          (2.6.23 net/ipv4/inet_hashtables.c, inet_connection_sock.c, tcp.c: tcp_done())
 
 Rules
