@@ -192,7 +192,7 @@ class IpSplit:
         df = IP_DF if pmtudisc >= IP_PMTUDISC_DO else dst.df if fits and pmtudisc != IP_PMTUDISC_DONT else 0
         size = len(payload) if fits else (dst.mtu - IP_HLEN) & ~7
         pieces: list[SkBuff] = []
-        for at in range(0, len(payload), max(size, 8)):
+        for at in range(0, max(len(payload), 1), max(size, 8)):
             chunk = payload[at : at + size]
             piece = alloc(len(chunk) + IP_HLEN + LL_RESERVED)
             if isinstance(piece, int):

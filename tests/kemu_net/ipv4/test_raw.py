@@ -320,3 +320,12 @@ def test_a_written_address_and_identity_stay(net):
     net.run(10)
     got = read(net.b, other)
     assert (int.from_bytes(got[4:6], "big"), int.from_bytes(got[12:16], "big")) == (77, IP_A + 5)
+
+
+def test_a_packet_may_be_empty(net):
+    net.greet()
+    sk = net.a.raw.sock_create(PROTO)
+    other = net.b.raw.sock_create(PROTO)
+    assert net.a.raw.sendmsg(sk, b"", SockaddrIn(IP_B, 0), 0, True) == 0
+    net.run(5)
+    assert len(read(net.b, other)) == 20
