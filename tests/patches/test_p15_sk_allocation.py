@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kemu.mm.gfp import _GFP_MEMALLOC, GFP_ATOMIC, GFP_KERNEL
+from kemu_net.core.sock import SOCK_KEEPOPEN
 from kemu_net.ipv4.tcp_sock import ICSK_ACK_TIMER, TCP_DELACK_MAX
 from tcp_ground import ACK, FIN, MSS_1460, RST, SYN, Peer, accepted, connected, one_tcp, segment
 
@@ -177,3 +178,30 @@ def test_at_the_floor_the_swap_sockets_ack_leaves(patches, answered):
         host.inet.rcv(skb)
         host.kernel.softirq.local_bh_enable()
         assert bool(host.sent()) is answered
+
+
+@pytest.mark.parametrize(("patches", "expected"), [("all", GFP_ATOMIC | BIT), ("all,-15", GFP_ATOMIC)])
+def test_a_piece_that_is_cut_off_for_sending_again_asks_the_socket(patches, expected):
+    with one_tcp(patches=patches) as host:
+        sk, _peer = connected(host)
+        sk.sk_allocation = GFP_ATOMIC
+        host.tcp.sendmsg(sk, bytes(1460))
+        host.sent()
+        host.socks.sk_set_memalloc(sk)
+        seen = _watch(host)
+        host.tcp.tcp_sync_mss(sk, 1000)
+        host.tcp.tcp_simple_retransmit(sk)
+        assert len(host.sent()) == 2
+        assert seen == [expected]
+
+
+@pytest.mark.parametrize(("patches", "expected"), [("all", GFP_ATOMIC | BIT), ("all,-15", GFP_ATOMIC)])
+def test_a_keepalive_probe_is_a_window_probe(patches, expected):
+    with one_tcp(patches=patches) as host:
+        sk, _peer = connected(host)
+        host.socks.sk_set_memalloc(sk)
+        host.tcp.tcp_set_keepalive(sk, True)
+        sk.sk_flags |= SOCK_KEEPOPEN
+        seen = _watch(host)
+        host.run(7_201_000)
+        assert seen == [expected]

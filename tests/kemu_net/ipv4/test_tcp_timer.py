@@ -8,7 +8,9 @@ import pytest
 
 from kemu.kernel.errno import EHOSTUNREACH, ETIMEDOUT
 from kemu_net.ipv4.tcp_sock import ICSK_ACK_TIMER, ICSK_TIME_PROBE0, ICSK_TIME_RETRANS, TCP_DELACK_MAX
+from sack_ground import flying
 from tcp_ground import ACK, FIN, IP_A, IP_B, JIFFY, PSH, RST, SECOND, connected, one_tcp, segment, state
+from tcp_options_ground import options_of, ts
 
 
 def test_rto_doubles_from_the_measured_one():
@@ -349,3 +351,62 @@ def test_a_timer_of_a_closed_socket_does_nothing():
         assert host.sent() == []
         host.tcp.close(sk)
         host.assert_nothing_left()
+
+
+# the tables
+
+
+@pytest.mark.parametrize("retries", [5, 15])
+def test_the_table_of_retransmissions(retries):
+    with one_tcp() as host:
+        host.tcp.sysctl_tcp_retries2 = retries
+        sk, _peer = connected(host, fast_rto=True)
+        start = host.world.now
+        host.tcp.sendmsg(sk, b"nobody listens")
+        host.sent()
+        host.run(1_000_000)
+        times = [(seg.time - start) / SECOND for seg in host.sent()]
+        gaps = [min(0.2 * 2**n, 120) for n in range(retries)]
+        expected = [sum(gaps[: n + 1]) for n in range(retries)]
+        assert times == pytest.approx(expected, abs=0.1)
+        assert sk.sk_err == ETIMEDOUT
+        if retries == 15:
+            assert sum(min(0.2 * 2**n, 120) for n in range(16)) == pytest.approx(924.6)
+
+
+@pytest.mark.parametrize(("retries", "last"), [(1, 3), (2, 9), (5, 93)])
+def test_the_table_of_syns(retries, last):
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        sk.syn_retries = retries
+        start = host.world.now
+        assert host.tcp.connect(sk, IP_B, 2049) == -ETIMEDOUT
+        times = [(seg.time - start) / SECOND for seg in host.sent()]
+        assert len(times) == retries + 1
+        assert times[-1] == pytest.approx(last, abs=0.1)
+        assert (host.world.now - start) / SECOND == pytest.approx(3 * (2 ** (retries + 1) - 1), abs=0.1)
+
+
+def test_the_route_is_looked_up_anew_after_retries1():
+    with one_tcp() as host:
+        sk, _peer = connected(host, fast_rto=True)
+        dst = sk.sk_dst
+        host.tcp.sendmsg(sk, b"x")
+        host.run(1450)  # 0.2, 0.6, 1.4: three retransmissions
+        assert sk.sk_dst is dst
+        host.run(1600)  # 3.0: the fourth
+        assert sk.sk_dst is None
+
+
+def test_time_stamps_measure_what_was_sent_twice():
+    with one_tcp() as host:
+        sk, peer, segs = flying(host, 1, tsval=1)
+        host.run(250)
+        (again,) = host.sent()
+        stamp = options_of(again)["ts"][0]
+        host.run(400 - 60)
+        peer.saw(segs[0])
+        before = sk.srtt
+        peer.send(ACK, options=ts(2, stamp))
+        assert sk.srtt > before
+        assert sk.backoff == 0
