@@ -61,7 +61,9 @@ class Expecting:
             slack = max(self.config.tolerance, int((start - base) * self.config.tolerance_percent / 100))
             latest = last + slack
         if self.stimulus:
-            self._look(packet, latest if last is None else last + _STIMULUS_NS)
+            if start is not None:
+                self.host.run(None, start)  # what follows is as far from here as the script says, whenever the packet came
+            self._look(packet, latest if last is None else last + max(self.config.tolerance, _STIMULUS_NS))
             return None
         peer = self.host.peer
         self.host.run(lambda: self._candidate(packet), latest)
