@@ -32,7 +32,9 @@ REASONS: Final[dict[str, Reason]] = {
     "nic": Reason("wire", "drivers/rx_ring", "no descriptor had a buffer: there was no memory for one"),
     "charge": Reason("wire", "drivers/rx_ring", "no descriptor had a buffer: the SKB data reserve refused to pay for one"),
     "protocol": Reason("in", "core/dev_rx", "an emergency frame of a protocol that patch 23 does not let in"),
-    "socket": Reason("in", "core/sock_receive", "an emergency packet for a socket that does not carry swap (patch 20)"),
+    "socket": Reason(
+        "in", "core/sock_receive, core/sock_lock", "an emergency packet for a socket that does not carry swap (patch 20)"
+    ),
     "nfqueue": Reason("in", "netfilter/core", "an emergency packet for a queue to user space (patch 22)"),
     "rmem": Reason("in", "core/sock_receive, ipv4/tcp_queues", "the socket's receive buffer, or its protocol's memory, is full"),
     # the device layer
@@ -64,9 +66,9 @@ REASONS: Final[dict[str, Reason]] = {
     "ip: source route": Reason("in", "ipv4/ip_input", "a source route, which this host does not follow"),
     "ip: martian source": Reason("in", "ipv4/ip_input", "from an address that nobody has"),
     "ip: martian destination": Reason("in", "ipv4/ip_input", "to an address that nobody can be reached at"),
-    "not for this host": Reason("in", "ipv4/ip_input", "another host's address: there is no forwarding"),
-    "no route": Reason("both", "ipv4/ip_input, ipv4/ip_output", "no memory for a route, or none there"),
-    "no neighbour": Reason("out", "ipv4/ip_output", "no memory for a neighbour's entry"),
+    "not for this host": Reason("in", "ipv4/ip_input, ipv6/ip6_input", "another host's address: there is no forwarding"),
+    "no route": Reason("both", "ipv4/ip_input, ipv4/ip_output, ipv6/ip6_input", "no memory for a route, or none there"),
+    "no neighbour": Reason("out", "ipv4/ip_output, ipv6/ip6_output", "no memory for a neighbour's entry"),
     "no transport protocol": Reason("in", "ipv4/ip_input", "a transport protocol that this host does not speak"),
     "above the MTU": Reason("out", "ipv4/ip_split", "too long for the path, and not to be split"),
     "fragment": Reason("both", "core/inet_frag, ipv4/ip_split", "part of a datagram that did not become whole or was not sent"),
@@ -74,6 +76,15 @@ REASONS: Final[dict[str, Reason]] = {
     "fragment: refused": Reason("in", "ipv4/ip_fragment, ipv6/reassembly", "a fragment that fits nowhere"),
     "icmp: malformed": Reason("in", "ipv4/icmp", "short, or with a wrong checksum"),
     "icmp: broadcast": Reason("in", "ipv4/icmp", "a question to everybody"),
+    # IPv6
+    "ipv6: short": Reason("in", "ipv6/ip6_input", "shorter than an IPv6 header, or a frame for another host"),
+    "ipv6: malformed": Reason("in", "ipv6/ip6_input, ipv6/reassembly", "a version or a length that cannot be"),
+    "ipv6: martian": Reason("in", "ipv6/ip6_input", "from an address that nobody has"),
+    "ipv6: unknown option": Reason("in", "ipv6/ip6_input", "an option that says that who does not know it shall drop the packet"),
+    "ipv6: source route": Reason("in", "ipv6/ip6_input", "a source route, which this host does not follow"),
+    "ipv6: nothing for anybody": Reason("in", "ipv6/ip6_input", "headers, but no protocol behind them that this host speaks"),
+    "icmpv6: malformed": Reason("in", "ipv6/icmpv6", "short, or with a wrong checksum"),
+    "ndisc: malformed": Reason("in", "ipv6/ndisc", "an address or an option that cannot be, or a packet that passed a router"),
     # sockets
     "security": Reason("in", "core/sock_receive", "the security module has said no"),
     "socket filter": Reason("in", "core/sock_receive", "the socket's own filter has said no"),
