@@ -93,6 +93,11 @@ class InetFrags:
         self.alloc_failed = 0
         self.reasm_reqds = self.reasm_oks = self.reasm_fails = self.reasm_timeout = self.evicted = 0
 
+    def __repr__(self) -> str:
+        """Say what is here and what became of the rest, in the words of /proc/net/snmp."""
+        counts = f"ReasmReqds {self.reasm_reqds} ReasmOKs {self.reasm_oks} ReasmFails {self.reasm_fails}"
+        return f"<{len(self.queues)} datagrams in {self.mem} bytes, {counts} ReasmTimeout {self.reasm_timeout}>"
+
     # queues
 
     def find(self, key: Any) -> FragQueue | None:

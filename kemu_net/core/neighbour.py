@@ -12,7 +12,7 @@ Interface
 Rules
     * A neighbour is a slab object, allocated with plain GFP_ATOMIC wherever the code happens to run: nothing entitles it but a
       PF_MEMALLOC context. So is every question.
-    * What the timer does is a table, ``_ON_TIMER``. REACHABLE lasts for reachable_time (drawn anew every 300 s, between half and
+    * What the timer does is a table, ``_on_timer``. REACHABLE lasts for reachable_time (drawn anew every 300 s, between half and
       one and a half of 30 s) after the last proof, then STALE, or DELAY if it was used lately. First use of a stale entry makes it
       DELAY (5 s for a proof from above), then PROBE (three questions to itself, one a second), then FAILED, which drops the queue.
     * The first question to a neighbour that nobody knows is asked by its timer, a jiffy later, in softirq: the packet that caused
@@ -133,7 +133,10 @@ class NeighTable:
         self._reachable_time = self._rand_reach_time()
         self._gc_timer = Timer("neigh_gc", self._periodic_gc)
         self._on_timer: dict[int, Callable[[Neighbour, int], None]] = {
-            state: getattr(self, name) for state, name in _ON_TIMER.items()
+            NUD_INCOMPLETE: self._no_answer,
+            NUD_REACHABLE: self._reachable_is_over,
+            NUD_DELAY: self._delay_is_over,
+            NUD_PROBE: self._no_answer,
         }
 
     def solicit(self, neigh: Neighbour) -> None:
@@ -378,12 +381,3 @@ class NeighTable:
     def check(self) -> list[str]:
         """Tell what is wrong with the table."""
         return [f"{neigh!r} has {neigh.refcnt} references" for neigh in self.table.values() if neigh.refcnt < 1 or neigh.dead]
-
-
-#: What a state's timer calls; the other states have none.
-_ON_TIMER = {
-    NUD_INCOMPLETE: "_no_answer",
-    NUD_REACHABLE: "_reachable_is_over",
-    NUD_DELAY: "_delay_is_over",
-    NUD_PROBE: "_no_answer",
-}

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import attrs
 
-MAX_IPOPTLEN = 40
 IPOPT_END = 0
 IPOPT_NOOP = 1
 IPOPT_RR = 7

@@ -285,6 +285,12 @@ def test_a_queue_says_how_far_it_is(net):
     assert repr(queue).endswith(" 8 of ? bytes>")
 
 
+def test_the_table_says_what_became_of_all(net):
+    play(net, fragment(0, b"a" * 8), fragment(8, b"b", more=False), fragment(0, b"a" * 8, ident=9))
+    counts = "ReasmReqds 3 ReasmOKs 1 ReasmFails 0 ReasmTimeout 0"
+    assert repr(net.a.inet.frags) == f"<1 datagrams in {TRUESIZE + SIZEOF_IPQ} bytes, {counts}>"
+
+
 @st.composite
 def splits(draw):
     """Fragments of one datagram, overlapping, in any order, some twice, some lost, with bytes that tell them apart."""
