@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from kemu.kernel import costs
 from kemu_net.core.skb_checksum import skb_checksum_complete
+from kemu_net.core.skb_trim import pskb_may_pull
 from kemu_net.core.skbuff import CHECKSUM_UNNECESSARY, PACKET_HOST
 from kemu_net.core.uapi import IP_PMTUDISC_DONT
 from kemu_net.ipv4.ip_sockglue import ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, ICMP_SOURCE_QUENCH, icmp_error_of
@@ -48,16 +49,15 @@ class TcpIpv4(TcpRequest):
     def tcp_v4_rcv(self, skb: SkBuff) -> None:
         """Find whom a segment is for (``tcp_v4_rcv()``)."""
         self.sched.spend(costs.TCP_RX)
-        buf = skb.buf
         at = skb.data
         length = skb.len
         headlen = length - skb.data_len
-        if headlen < 20 or skb.pkt_type != PACKET_HOST:
+        if length < 20 or skb.pkt_type != PACKET_HOST or (headlen < 20 and not pskb_may_pull(self.skbs, skb, 20)):
             self.skbs.kfree_skb(skb, "tcp: malformed")
             return
-        sport, dport, seq, ack_seq, word = _unpack(buf, at)
+        sport, dport, seq, ack_seq, word = _unpack(skb.buf, at)
         header = word >> 28 << 2
-        if header < 20 or header > headlen:
+        if header < 20 or header > length or (header > headlen and not pskb_may_pull(self.skbs, skb, header)):
             self.skbs.kfree_skb(skb, "tcp: malformed")
             return
         saddr = skb.saddr

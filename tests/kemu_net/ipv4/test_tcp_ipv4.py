@@ -326,3 +326,21 @@ def test_a_child_takes_over_buffers_but_not_the_reserve(listening):
     assert not sk.sk_flags & SOCK_MEMALLOC
     assert not sk.sk_allocation & _GFP_MEMALLOC
     assert sk.sk_data_ready != listener.sk_data_ready
+
+
+@pytest.mark.parametrize("head", [0, 4, 19, 20, 24, 31, 32, 35])
+def test_a_header_that_lies_in_pages_is_fetched(head):
+    """A segment that came in small fragments, or through a card that splits packets."""
+    with one_tcp() as host:
+        sk, peer = connected(host)
+        raw = segment(peer.sport, peer.dport, peer.seq, peer.ack, ACK, b"data", options=b"\1" * 12)
+        skb = host.make_skb(raw[:head], IP_B, IP_A)
+        page = host.skbs.netdev_alloc_page(None)
+        page.contents = raw[head:].ljust(4096, b"\0")
+        host.skbs.skb_add_rx_frag(skb, 0, page, 0, len(raw) - head)
+        host.kernel.softirq.local_bh_disable()
+        host.inet.rcv(skb)
+        host.kernel.softirq.local_bh_enable()
+        assert host.tcp.recvmsg(sk, 10) == b"data"
+        host.tcp.abort(sk)
+        host.assert_nothing_left()
