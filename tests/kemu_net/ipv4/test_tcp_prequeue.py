@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from kemu_net.core.sock import SOCK_RCVBUF_LOCK
 from kemu_net.core.uapi import MSG_PEEK, MSG_TRUNC, MSG_WAITALL
 from tcp_ground import ACK, FIN, connected, one_tcp
 from tcp_options_ground import opened, ts
@@ -194,5 +197,48 @@ def test_a_connection_read_this_way_leaves_nothing():
             host.run(0.1)
         host.run(5)
         assert results == [b"".join(bytes([n]) * 1000 for n in range(5))]
+        host.tcp.abort(sk)
+        host.assert_nothing_left()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    order=st.permutations(range(12)),
+    again=st.lists(st.integers(0, 11), max_size=5),
+    sizes=st.lists(st.integers(1, 400), min_size=12, max_size=12),
+    pauses=st.lists(st.booleans(), min_size=17, max_size=17),
+    low_latency=st.booleans(),
+    rcvbuf=st.sampled_from((3000, 87_380)),
+    tsval=st.sampled_from((None, 10)),
+)
+def test_a_reader_gets_the_stream_whatever_way_segments_take(order, again, sizes, pauses, low_latency, rcvbuf, tsval):
+    """Softirq, prequeue, overflow or backlog; a full buffer drops, and the peer sends again until all is there."""
+    starts = [sum(sizes[:n]) for n in range(12)]
+    text = bytes(n % 251 for n in range(sum(sizes)))
+    with one_tcp() as host:
+        host.tcp.sysctl_tcp_low_latency = int(low_latency)
+        sk, peer = opened(host, tsval=tsval)
+        base = peer.seq
+        results, _who = reading(host, sk, len(text), flags=MSG_WAITALL)
+        sk.sk_rcvbuf = rcvbuf
+        sk.sk_userlocks |= SOCK_RCVBUF_LOCK
+
+        def put(n):
+            data = text[starts[n] : starts[n] + sizes[n]]
+            peer.send(ACK, data, seq=base + starts[n], options=b"" if tsval is None else ts(tsval))
+
+        for n, pause in zip([*order, *again], pauses, strict=False):
+            put(n)
+            if pause:
+                host.run(0.1)
+            host.tcp._check_sock(sk)
+        for n in range(12):
+            host.run(1)
+            if not results:
+                put(n)
+        host.run(1)
+        assert results == [text]
+        assert sk.ucopy_task is None
+        assert not sk.prequeue
         host.tcp.abort(sk)
         host.assert_nothing_left()
