@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kemu.errors import KernelBug
+from kemu.errors import ConfigError, KernelBug
 from kemu.mm.gfp import PAGE_SHIFT
 from kemu.mm.page import PAGE_OFFSET
 from kemu_net.core.dev import Dev
@@ -33,6 +33,7 @@ from kemu_net.core.sock import SecurityHooks, Socks
 from kemu_net.core.stats import NetStats
 from kemu_net.core.stream import MAX_TCP_HEADER
 from kemu_net.core.uapi import AF_INET, AF_PACKET
+from kemu_net.core.vlan import Vlans
 from kemu_net.drivers.nic import Nic
 from kemu_net.ipv4.inet import Inet
 from kemu_net.ipv4.inet_reserves import InetReserves
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from kemu.mm.page_alloc import PageAllocator
     from kemu.mm.reserve import Reserves
     from kemu.mm.slub import Slub
+    from kemu_net.core.dev import NetDevice
     from kemu_net.core.skbuff import SkBuff
     from kemu_net.drivers.wire import Wire
     from kemu_net.socket.ops import Family
@@ -83,6 +85,7 @@ class NetStack:
     :param security: the security module, if the machine has one.
     :param nic_options: of :class:`~kemu_net.drivers.nic.Nic`: tx_checksum, promiscuous, copybreak.
     :param rx_buffers: where receive buffers come from: kmalloc, or fixed; ``recycle``: use skbs again (skb_variants.py).
+    :param vlan: let IP use the VLAN of that number on the card, and nothing else; 0: no VLAN.
     :param judged: let the judge ask this NIC whether anything can still come in.
     """
 
@@ -109,6 +112,7 @@ class NetStack:
         nic_options: Mapping[str, Any] | None = None,
         rx_buffers: str = "kmalloc",
         recycle: bool = False,
+        vlan: int = 0,
         judged: bool = False,
         build: Callable[..., Any] = _build,
     ) -> None:
@@ -135,7 +139,8 @@ class NetStack:
         pages = page_alloc.total_pages
         self.nf: NfHooks = build(NfHooks, kernel, self.skbs)
         self.conntrack: NfConntrack | None = None
-        self.inet: Inet = build(Inet, kernel, self.dev, slub, self.nic, ip, pages, prefix=prefix, gateway=gateway, nf=self.nf)
+        link = self._link(vlan)
+        self.inet: Inet = build(Inet, kernel, self.dev, slub, link, ip, pages, prefix=prefix, gateway=gateway, nf=self.nf)
         self.arp = self.inet.arp
         self.socks: Socks = build(Socks, kernel, page_alloc, slub, self.net_reserves, self.skbs, self.stats, security)
         self.udp: Udp = build(Udp, kernel, self.socks, self.skbs, self.inet, self.stats)
@@ -145,7 +150,7 @@ class NetStack:
         self.nic.mtu_changed.append(self.inet.route.rt_cache_flush)
         if isinstance(self.skbs, Recycling):
             self.skbs.keep(self.nic.rx.data_size + NET_SKB_PAD, MAX_TCP_HEADER, MAX_TCP_HEADER + 15)
-        self.inet6: Inet6 | None = build(Inet6, kernel, self.dev, slub, self.nic) if ipv6 else None
+        self.inet6: Inet6 | None = build(Inet6, kernel, self.dev, slub, link) if ipv6 else None
         ip6 = None if self.inet6 is None else (self.inet6.route.cache, IP6_RT_MAX_SIZE, IP6FRAG_HIGH_THRESH)
         self.inet_reserves: InetReserves = build(
             InetReserves, kernel, reserves, self.net_reserves, self.inet.route, ip6, constant_budget
@@ -163,6 +168,15 @@ class NetStack:
         if judged:
             kernel.judge.closed_probes.append(self.nic.dry_probe)
         self.nic.open()
+
+    def _link(self, vlan: int) -> NetDevice:
+        """Give the device that IP uses: the card, or a VLAN on it."""
+        if not vlan:
+            return self.nic
+        device = Vlans(self.dev).register_vlan_device(self.nic, vlan)
+        if isinstance(device, int):
+            raise ConfigError(f"vlan: 1 to 4095, not {vlan}")
+        return device
 
     def sockets(self) -> Sockets:
         """Give the descriptors and the socket calls of one more process."""

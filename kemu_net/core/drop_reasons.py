@@ -32,9 +32,7 @@ REASONS: Final[dict[str, Reason]] = {
     "nic": Reason("wire", "drivers/rx_ring", "no descriptor had a buffer: there was no memory for one"),
     "charge": Reason("wire", "drivers/rx_ring", "no descriptor had a buffer: the SKB data reserve refused to pay for one"),
     "protocol": Reason("in", "core/dev_rx", "an emergency frame of a protocol that patch 23 does not let in"),
-    "socket": Reason(
-        "in", "core/sock_receive, core/sock_lock", "an emergency packet for a socket that does not carry swap (patch 20)"
-    ),
+    "socket": Reason("in", "core/sock_receive, core/sock_lock", "an emergency packet for a socket without swap (patch 20)"),
     "nfqueue": Reason("in", "netfilter/core", "an emergency packet for a queue to user space (patch 22)"),
     "rmem": Reason("in", "core/sock_receive, ipv4/tcp_queues", "the socket's receive buffer, or its protocol's memory, is full"),
     # the device layer

@@ -5,13 +5,14 @@ Interface
         bind(), unbind()                take packets from now on; unbinding frees what still waits
         recv(nonblock=False)            the next packet for the reader: (id, hooknum, bytes), or None; may sleep
         verdict(id, verdict)            what the reader decided: 0, or -ENOENT
-        queue_total, queue_dropped, queue_user_dropped
+        queue_total, queue_dropped      what waits for a verdict, and what came when maxlen packets did
 
 Rules
     * For each packet the reader gets a copy in a message of its own, allocated with GFP_ATOMIC when the packet is queued; the
       packet itself stays in the kernel until its verdict.
     * The reader is an ordinary task. If it never runs, what is queued stays queued.
-    * Left out: the text of netlink messages (NFQA_* attributes), several queues behind one handler, marks, replaced payload.
+    * Left out: the text of netlink messages (NFQA_* attributes), the receive limit of the reader's socket, several queues behind
+      one handler, marks, replaced payload.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 NFQNL_QMAX_DEFAULT: Final = 1024
 SIZEOF_ENTRY: Final = 40  # struct nfqnl_queue_entry
-_HEADER: Final = 80  # nlmsghdr, nfgenmsg and the attributes before the payload
+#: A message without its payload: nlmsghdr and nfgenmsg 20; packet header 12; two interfaces and the mark 8 each; hardware address
+#: 16; time stamp 20 (nfqnl_build_packet_message()).
+_HEADER: Final = 20 + 12 + 3 * 8 + 16 + 20
 _DROP: Final = 0
 
 
@@ -56,7 +59,6 @@ class NfnlQueue:
         self.maxlen = maxlen
         self.copy_range = copy_range
         self.queue_dropped = 0
-        self.queue_user_dropped = 0
         self.entries: dict[int, tuple[int, NfInfo]] = {}  # id -> memory of the entry, the packet's note
         self.messages: deque[tuple[int, int, SkBuff]] = deque()  # id, hook, copy
         self.wait = WaitQueue("nfnetlink_queue")

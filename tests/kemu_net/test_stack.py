@@ -16,6 +16,7 @@ from kemu.mm.slub import Slub
 from kemu.patches import PatchSet
 from kemu_net.drivers.nic import Nic
 from kemu_net.drivers.wire import Wire
+from kemu_net.netfilter import nf_conntrack_proto as proto
 from kemu_net.stack import NetStack
 from net_ground import IP_A, IP_B, MAC_A, MAC_B, MIB
 
@@ -178,3 +179,48 @@ def test_connections_are_tracked_on_demand():
         a.check()
         a.close()
         assert not any(a.nf.registered)
+
+
+def test_a_tracked_stream_crosses_and_ends_in_time_wait():
+    with two_stacks() as (world, a, b):
+        conntrack = a.load_conntrack()
+        got = []
+        serve(a, 2049, got)
+        sk = b.tcp.sock_create()
+        assert b.tcp.connect(sk, IP_A, 2049) == 0
+        (conn,) = {conn for bucket in conntrack.buckets for _tuple, conn in bucket}
+        data = bytes(range(256)) * 40
+        sent = 0
+        while sent < len(data):
+            sent += b.tcp.sendmsg(sk, data[sent:])
+        world.run(for_ns=50_000_000)
+        assert (conn.state, conn.assured) == (proto.ESTABLISHED, True)
+        b.tcp.close(sk)
+        world.run(for_ns=2_000_000_000)
+        assert b"".join(got) == data
+        assert conn.state == proto.TIME_WAIT
+        world.run(for_ns=121_000_000_000)
+        assert (conn.dying, conntrack.stat.delete) == (True, 1)
+        assert conntrack.stat.invalid == 0
+        a.check()
+
+
+@pytest.mark.parametrize("patches", ["all", "none"])
+def test_vlan_devices_carry_ip(patches):
+    """A whole IP host on each end of a VLAN: the frames on the wire have its tag, and a stream crosses."""
+    tagged = []
+    with World() as world:
+        wire = Wire(world)
+        wire.taps.append(lambda _time, frame: tagged.append(frame[12:16] == b"\x81\x00\0\5"))
+        a = boot(world, wire, "a", MAC_A, IP_A, vlan=5, patches=patches)
+        b = boot(world, wire, "b", MAC_B, IP_B, vlan=5)
+        got = []
+        serve(a, 2049, got)
+        sk = b.tcp.sock_create()
+        assert b.tcp.connect(sk, IP_A, 2049) == 0
+        assert b.tcp.sendmsg(sk, b"v" * 4000) == 4000
+        b.tcp.close(sk)
+        world.run(for_ns=2_000_000_000)
+        assert b"".join(got) == b"v" * 4000
+        assert tagged
+        assert all(tagged)
