@@ -98,6 +98,9 @@ def test_another_policy_is_heeded_at_once(host):
     host.net.skbs.kfree_skb(skb)
 
 
+NET = 0x0A000000
+
+
 def _two_hosts(world):
     wire = Wire(world)
     for last, selinux in ((1, True), (2, False)):
@@ -109,7 +112,7 @@ def _two_hosts(world):
             machine.reserves,
             wire,
             mac=bytes((2, 0, 0, 0, 0, last)),
-            ip=last,
+            ip=NET | last,
             ring=16,
             security=machine.selinux,
         )
@@ -121,14 +124,14 @@ def test_a_policy_decides_which_datagrams_come_in():
     with World() as world:
         here, there = _two_hosts(world)
         inbox, outbox = here.net.udp.sock_create(), there.net.udp.sock_create()
-        here.net.udp.bind(inbox, 1, 7)
+        here.net.udp.bind(inbox, NET | 1, 7)
         here.selinux.load_policy(lambda *_question: 0)
-        there.net.udp.sendto(outbox, b"denied", 1, 7)
+        there.net.udp.sendto(outbox, b"denied", NET | 1, 7)
         world.run(for_ns=20_000_000)
         assert here.net.udp.recvfrom(inbox, nonblock=True) == -EAGAIN
         assert here.net.stats.ignored["security"] == 1
         here.selinux.load_policy(lambda *_question: PACKET__RECV)
-        there.net.udp.sendto(outbox, b"allowed", 1, 7)
+        there.net.udp.sendto(outbox, b"allowed", NET | 1, 7)
         world.run(for_ns=20_000_000)
         assert here.net.udp.recvfrom(inbox, nonblock=True)[0] == b"allowed"
         here.check()
