@@ -108,6 +108,15 @@ segments = st.builds(
     st.lists(st.tuples(near, near), max_size=4),
 )
 
+#: Data in and beside the window that does not end the connection: out of order, overlapping, contained in each other.
+overlaps = st.builds(
+    lambda flags, at, size, sack: lambda aim: ether(ipv4(6, tcp(aim, flags, at, 0, 65535, b"", b"o" * size, 0, 0, True, sack))),
+    st.sampled_from([16, 24]),
+    st.one_of(st.integers(-10, 40), st.integers(0, 3000), st.sampled_from([1000, 1400, 2000])),
+    st.one_of(st.integers(0, 40), st.sampled_from([100, 1000, 1400])),
+    st.lists(st.tuples(near, near), max_size=1),
+)
+
 udps = st.builds(
     lambda sport, dport, data, lie, right, zero: lambda _aim: ether(ipv4(17, udp(sport, dport, data, lie, right, zero))),
     st.sampled_from([0, 9, 65535]),

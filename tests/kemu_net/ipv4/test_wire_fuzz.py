@@ -5,7 +5,7 @@ A case is one frame. With the profile ci (the default) some 1,700 are sent, with
 
 from __future__ import annotations
 
-from itertools import cycle
+from itertools import count, cycle
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +17,7 @@ from net_ground import two_hosts
 from profiles import is_nightly
 
 CASES = 25  # per example, at most; a little under half of them on average
+ESTABLISHED = 3  # of the aims: after the listener, a half-open and a connecting one
 #: Examples of each of the six properties below.
 EXAMPLES = 1400 if is_nightly() else 28
 
@@ -24,10 +25,10 @@ fire = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[Hea
 NICS = [pytest.param(False, id="linear"), pytest.param(True, id="packet-split")]
 
 
-def _bombard(cases, *, then=None, **options) -> None:
-    """Send every case at the next of the connections, and go on with one of them."""
+def _bombard(cases, *, at=None, then=None, **options) -> None:
+    """Send every case at the next of the connections, or all at one of them, and go on with what is to be done then."""
     with under_fire(**options) as host:
-        for case, aim in zip(cases, cycle(host.aims), strict=False):
+        for case, aim in zip(cases, cycle(host.aims if at is None else [host.aims[at]]), strict=False):
             host.fire(case, aim)
             if then is not None:
                 then(host)
@@ -61,16 +62,18 @@ def test_nor_when_others_hear_too(cases, floor, options):
 
 @fire
 @given(
-    st.lists(st.one_of(bad_frames.segments, bad_frames.icmp_errors), min_size=8, max_size=CASES), st.sampled_from(["all", "none"])
+    st.lists(st.one_of(*[bad_frames.overlaps] * 6, bad_frames.segments, bad_frames.icmp_errors), min_size=8, max_size=CASES),
+    st.sampled_from(["all", "none"]),
 )
 def test_nor_spliced_into_a_conversation(cases, patches):
-    """The peer goes on with its side of an established connection between the cases, as if nothing had happened."""
+    """All are for one established connection, whose peer goes on between them now and then as if nothing had happened."""
+    rounds = count()
 
     def then(host) -> None:
-        aim = host.aims[3]
-        host.segment(aim, 16, b"and on")
+        if next(rounds) % 4 == 3:
+            host.segment(host.aims[ESTABLISHED], 16, b"and on")
 
-    _bombard(cases, then=then, patches=patches)
+    _bombard(cases, at=ESTABLISHED, then=then, patches=patches)
 
 
 @settings(max_examples=EXAMPLES // 4, deadline=None)
