@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kemu.kernel.errno import EADDRNOTAVAIL, EAGAIN, ECONNREFUSED, EINPROGRESS, ENETUNREACH, ENOBUFS
 from tcp_ground import ACK, IP_B, RST, SYN, Peer, connected, one_tcp, state, two_tcps
 
@@ -94,3 +96,18 @@ def test_a_writer_that_waits_learns_that_nobody_listens():
         peer.send(RST | ACK)
         host.run(10)
         assert results == [-ECONNREFUSED]
+
+
+def test_sndtimeo_bounds_the_wait_for_an_answer_and_the_connection_goes_on():
+    with one_tcp() as host:
+        sk = host.tcp.sock_create()
+        sk.sk_sndtimeo = 250
+        start = host.kernel.sched.now
+        assert host.tcp.connect(sk, IP_B, 2049) == -EINPROGRESS
+        assert host.kernel.sched.now - start == pytest.approx(1e9, rel=0.05)
+        assert state(sk) == "SYN_SENT"
+        (syn,) = host.sent()
+        peer = Peer(host, 2049, syn.sport)
+        peer.saw(syn)
+        peer.send(SYN | ACK)
+        assert state(sk) == "ESTABLISHED"

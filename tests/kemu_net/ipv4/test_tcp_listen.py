@@ -90,7 +90,8 @@ def test_a_connection_half_made_is_not_accepted():
         peer = Peer(host, 999, 2049)
         peer.saw(peer.send(SYN)[0])
         req = listener.syn_table[(IP_B, 999)]
-        child = host.tcp._tcp_v4_syn_recv_sock(listener, SimpleNamespace(flags=65535, len=20), req)  # before its first segment was processed
+        # before its first segment was processed
+        child = host.tcp._tcp_v4_syn_recv_sock(listener, SimpleNamespace(flags=65535, len=20), req)
         listener.accept_queue.append(child)
         listener.sk_ack_backlog += 1
         assert state(child) == "SYN_RECV"
