@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kemu.mm.gfp import GFP_ATOMIC, PAGE_SIZE
 from kemu_net.core.skb_copy import skb_copy_expand, skb_cow, skb_realloc_headroom
@@ -41,16 +41,23 @@ class Conservation(RuleBasedStateMachine):
         self.packets = []  # [skb, the bytes it must hold]
         self.hungry = False
 
+    @initialize(hungry=st.sampled_from([True, True, False]))
+    def begin(self, hungry):
+        if hungry:
+            self.memory_is_gone()
+
     def pick(self, at):
         return self.packets[at % len(self.packets)]
 
-    @rule(size=st.integers(1, 3000))
-    def receive(self, size):
+    @rule(size=st.integers(1, 3000), pages=st.lists(st.integers(1, 500), max_size=3))
+    def receive(self, size, pages):
         skb = self.skbs.netdev_alloc_skb(None, size)
         if skb is not None:
             payload = bytes(index % 253 for index in range(min(size, 90)))
             skb_put_bytes(skb, payload)
             self.packets.append([skb, payload])
+            for length in pages:
+                self.attach_a_page(-1, length)
 
     @precondition(lambda self: not self.hungry)
     @rule()
@@ -143,11 +150,13 @@ class Conservation(RuleBasedStateMachine):
         self.packets.remove(packet)
         self.skbs.kfree_skb(packet[0])
 
+    @precondition(lambda self: not self.hungry)
     @rule()
     def memory_is_gone(self):
         self.host.hog()
         self.hungry = True
 
+    @precondition(lambda self: self.hungry)
     @rule()
     def memory_comes_back(self):
         self.host.unhog()
