@@ -43,6 +43,8 @@ def cli() -> None:
 @click.option("--swap", default=None, metavar="WHERE", help="Where main swaps to: nfs, or disk, one of the client's own.  [nfs]")
 @click.option("--loss", default="0", metavar="P", help="Probability that the wire loses a frame.  [0]")
 @click.option("--latency", default="50us", metavar="TIME", help="One way over the wire.  [50us]")
+@click.option("--mtu", default="1500", metavar="N", help="Bytes of a packet on the wire, 576 to 9000.  [1500]")
+@click.option("--nic", default="", metavar="WORDS", help="Of the client: split, fixed, recycle, copybreak, software-checksums.")
 @click.option("--fill", default=None, metavar="PATH", help="Fill the pages with the bytes of this file.")
 @click.option("--trace", default=None, metavar="PATH", help="Follow a memory trace of valgrind's lackey.")
 @click.option("--proc", default=None, metavar="DIR", help="Write the client's /proc and /sys into DIR at the end.")
@@ -62,6 +64,7 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int
       kemu run --patches all,-19 --seed 3
       kemu run --swap disk --patches none
       kemu run --mem 16M --fill /bin/ls --json
+      kemu run --mtu 9000 --nic split
       kemu run --proc out           then: cat out/proc/meminfo
       kemu run --pcap run.pcapng    then: wireshark run.pcapng
     """

@@ -10,6 +10,7 @@ from kemu.kernel.world import World
 from kemu.machine import Machine, MachineConfig
 from kemu.patches import PatchSet
 from kemu_lab.capture import capturing
+from kemu_lab.nic_words import nic_arguments
 from kemu_lab.run_config import RunConfig
 from kemu_net.drivers.generator import FrameGenerator
 from kemu_net.drivers.wire import Wire
@@ -25,7 +26,7 @@ NETWORK, FOREIGN = 0x0A000000, 0x100
 PAGE_SIZE = 4096
 
 
-def _stack(machine: Machine, wire: Wire, mac: bytes, ip: int, *, judged: bool = False) -> NetStack:
+def _stack(machine: Machine, wire: Wire, mac: bytes, ip: int, mtu: int, *, judged: bool = False, nic: str = "") -> NetStack:
     """Give a machine its network."""
     return NetStack(
         machine.kernel,
@@ -35,10 +36,12 @@ def _stack(machine: Machine, wire: Wire, mac: bytes, ip: int, *, judged: bool = 
         wire,
         mac=mac,
         ip=ip,
+        mtu=mtu,
         prefix=16,
         security=machine.selinux,
         judged=judged,
         build=machine.build,
+        **nic_arguments(nic),
     )
 
 
@@ -53,15 +56,15 @@ class Pair:
         self.world = world = World(config.seed, config.vehicle)
         self.wire = Wire(world, latency_ns=config.latency_ns, loss=config.loss, seed=config.seed)
         self.server = Machine(MachineConfig(name="server", mem=SERVER_MEM, patches=PatchSet.none(), seed=config.seed), world)
-        self.server_net = _stack(self.server, self.wire, SERVER_MAC, SERVER_IP)
+        self.server_net = _stack(self.server, self.wire, SERVER_MAC, SERVER_IP, config.mtu)
         self.client = Machine(
             MachineConfig(
                 name="client", mem=config.mem, cpus=config.cpus, patches=config.patches, fixes=config.fixes, seed=config.seed
             ),
             world,
         )
-        self.client_net = _stack(self.client, self.wire, CLIENT_MAC, CLIENT_IP, judged=True)
-        receive_order = max(cache.order for cache in self.client.slub.kmalloc_caches if cache is not None)
+        self.client_net = _stack(self.client, self.wire, CLIENT_MAC, CLIENT_IP, config.mtu, judged=True, nic=config.nic)
+        receive_order = self.client_net.nic.receive_order()
         world.judge.closed_probes.append(lambda: self.client.reclaim.closed_probe(receive_order))
         self.rpc_server = nfs_server(lambda: world.now)
         self.nfsd = Nfsd(self.server.kernel, self.server_net.tcp, self.rpc_server, SERVER_IP)

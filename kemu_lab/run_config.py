@@ -10,12 +10,15 @@ from kemu.errors import ConfigError
 from kemu.fixes import FixSet
 from kemu.patches import PatchSet
 from kemu_lab.capture import prepare_capture
+from kemu_lab.nic_words import nic_arguments
+from kemu_lab.numbers import whole_number
 from kemu_lab.procfs import prepare_directory
 from kemu_lab.quantities import format_size, format_time, parse_probability, parse_size, parse_time
 
 MIN_MEM, MAX_MEM = 8 << 20, 64 << 30
 MAX_LATENCY_NS = 10**9
 MAX_CPUS = 8
+MIN_MTU, MAX_MTU = 576, 9000
 SWAP_HOMES = ("nfs", "disk")
 
 
@@ -27,6 +30,7 @@ class RunConfig:
     :param mem: bytes of the client's memory.
     :param loss: probability that the wire loses a frame.
     :param latency_ns: one way, in ns.
+    :param mtu: bytes of an IP packet on the wire; ``nic``: words of nic_words.py for the client's NIC.
     :param fill: path of a file whose bytes fill the pages, or None.
     :param trace: path of a lackey trace that the process follows, or None.
     :param proc: path of a directory for the client's /proc and /sys as they are at the end, or None; it changes nothing in the run.
@@ -43,6 +47,8 @@ class RunConfig:
     fixes: FixSet = attrs.field(factory=FixSet.all)
     loss: float = 0.0
     latency_ns: int = 50_000
+    mtu: int = 1500
+    nic: str = ""
     fill: str | None = None
     trace: str | None = None
     proc: str | None = None
@@ -64,12 +70,15 @@ class RunConfig:
         fill: str | None,
         trace: str | None,
         swap: str | None = None,
+        mtu: str = "1500",
+        nic: str = "",
         proc: str | None = None,
         pcap: str | None = None,
     ) -> RunConfig:
         """Read the options as typed; :exc:`ConfigError` says in one sentence which cannot be used."""
         if swap is not None and swap not in SWAP_HOMES:
             raise ConfigError(f"--swap {swap!r} cannot be used; it is {' or '.join(SWAP_HOMES)}")
+        nic_arguments(nic)
         return cls(
             scenario=scenario,
             swap=swap,
@@ -80,6 +89,8 @@ class RunConfig:
             fixes=FixSet.parse(fixes),
             loss=parse_probability(loss, "--loss"),
             latency_ns=parse_time(latency, "--latency", 1_000, MAX_LATENCY_NS),
+            mtu=whole_number(mtu, "--mtu", MIN_MTU, MAX_MTU),
+            nic=nic,
             fill=fill,
             trace=trace,
             proc=None if proc is None else prepare_directory(proc),
@@ -104,6 +115,10 @@ class RunConfig:
             words += ["--loss", repr(self.loss)]
         if self.latency_ns != plain.latency_ns:
             words += ["--latency", format_time(self.latency_ns)]
+        if self.mtu != plain.mtu:
+            words += ["--mtu", str(self.mtu)]
+        if self.nic:
+            words += ["--nic", self.nic]
         for option, value in (("--fill", self.fill), ("--trace", self.trace)):
             if value is not None:
                 words += [option, value]

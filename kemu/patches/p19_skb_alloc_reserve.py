@@ -57,7 +57,7 @@ PATCH = Patch(
         "kemu_net.core.skb_frags.SkbFrags.skb_get_page",
         "kemu_net.core.skb_frags.SkbFrags.skb_put_page",
         "kemu_net.core.skb_variants.FixedBuffers.netdev_alloc_skb",
-        "kemu_net.core.skb_variants.Recycling.drain",
+        "kemu_net.core.skb_variants.Recycling._free_emergency",
     ),
     fate=(
         "Rewritten in v17 (byte charges by ksize()). 3.6 (commit c93bdd0e03e8) has the two steps, and "

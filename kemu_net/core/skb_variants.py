@@ -12,7 +12,8 @@ Rules
     * Recycling: a plain packet (one user, its data nobody else's, nothing in pages) goes to the pool instead of the slab if keep()
       named the size of its data. Its next user may be a received packet or a sent one.
     * An emergency buffer in the pool stays charged, for that is what it is: memory of the reserve. It serves receive requests only,
-      and only when no normal memory can be had: after the normal pool and the allocator, before a new charge.
+      and only when no normal memory can be had: after the normal pool and the allocator, before a new charge. As soon as ordinary
+      memory is there again, each receive buffer that gets some frees one of them.
     * A pool holds POOL_SIZE buffers of a size; drain() frees them all, in any context. Left out: a shrinker.
 """
 
@@ -136,7 +137,11 @@ class Recycling(_Receive):
         if pool is not None and pool[0]:
             skb = self._again(pool[0], end, 0)
         elif pool is not None and pool[1]:
-            skb = self.normal_buffer(size) or self._again(pool[1], end, 1)
+            skb = self.normal_buffer(size)
+            if skb is None:
+                skb = self._again(pool[1], end, 1)
+            else:  # the need is over, for one
+                self._free_emergency(end, *pool[1].pop())
         else:
             skb = super().netdev_alloc_skb(dev, size)
         if skb is not None:
@@ -167,16 +172,22 @@ class Recycling(_Receive):
         self.live -= 1
         pool[skb.emergency].append((skb.addr, skb.head))
 
+    def _free_emergency(self, end: int, addr: int, head: int) -> None:
+        """Give a charged buffer back to the slab, and its charge to the reserve."""
+        self.slub.kfree(head)
+        self.slub.kmem_cache_free(self.skbuff_head_cache, addr)
+        if self.patched.skb_alloc_reserve:  # [p19]
+            self.emergency_live -= 1
+            self.net_reserves.rx_emergency_put(self._charge_of(end))
+
     def drain(self) -> None:
         """Free what waits in the pools."""
         for end, (normal, emergency) in self.pools.items():
-            for addr, head in normal + emergency:
+            for addr, head in normal:
                 self.slub.kfree(head)
                 self.slub.kmem_cache_free(self.skbuff_head_cache, addr)
-            if self.patched.skb_alloc_reserve:  # [p19]
-                for _ in emergency:
-                    self.emergency_live -= 1
-                    self.net_reserves.rx_emergency_put(self._charge_of(end))
+            for addr, head in emergency:
+                self._free_emergency(end, addr, head)
         self.pools.clear()  # what is freed from now on is freed
 
 

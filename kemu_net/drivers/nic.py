@@ -34,10 +34,11 @@ from typing import TYPE_CHECKING, Any
 from kemu.errors import ConfigError
 from kemu.kernel.costs import CHECKSUM_PAGE, IP_RX, IP_TX, NIC_RX_FRAME, NIC_TX_FRAME
 from kemu.kernel.timer import Timer
+from kemu.mm.gfp import PAGE_SIZE, get_order
 from kemu.mm.page import ZERO_PAGE
 from kemu_net.core.checksum import CSUM_SMALL, csum_reduce
 from kemu_net.core.dev import NETDEV_TX_BUSY, NETDEV_TX_OK
-from kemu_net.core.skbuff import CHECKSUM_PARTIAL, MAX_SKB_FRAGS
+from kemu_net.core.skbuff import CHECKSUM_PARTIAL, MAX_SKB_FRAGS, NET_SKB_PAD, SIZEOF_SHARED_INFO, SKB_DATA_ALIGN
 from kemu_net.drivers.rx_ring import ETH_HLEN, VLAN_HLEN, RxRing
 
 if TYPE_CHECKING:
@@ -315,6 +316,13 @@ class Nic:
             self.dev.netif_wake_queue(self)
 
     # for people
+
+    def receive_order(self) -> int:
+        """Give the order of the largest block that a refill asks the page allocator for, at most: what a dry ring waits for."""
+        slub = self.skbs.slub
+        classes = max(cache.order for cache in slub.kmalloc_caches if cache is not None)
+        whole = SKB_DATA_ALIGN(self.rx.data_size + NET_SKB_PAD) + SIZEOF_SHARED_INFO
+        return max(classes, get_order(whole) if whole > PAGE_SIZE >> 1 else 0)
 
     def ethtool_stats(self) -> dict[str, int]:
         """Give the driver's own counters under their names in e1000 (``e1000_gstrings_stats``)."""

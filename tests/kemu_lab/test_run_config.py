@@ -23,6 +23,7 @@ def parsed(**words):
         {"mem": "1G", "cpus": "2"},
         {"loss": "0.25", "latency": "1ms"},
         {"swap": "disk"},
+        {"mtu": "9000", "nic": "split,recycle"},
         {"patches": "1-8,-3", "fixes": "-b16"},
         {"seed": "7", "patches": "-25"},
         {"fill": "/some where/file", "trace": "a trace"},
@@ -47,6 +48,10 @@ def test_the_command_repeats_the_run(words):
         {"patches": "99"},
         {"fixes": "b99"},
         {"swap": "tape"},
+        {"mtu": "500"},
+        {"mtu": "9001"},
+        {"nic": "token-ring"},
+        {"nic": "split,,fixed"},
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(words):

@@ -75,6 +75,7 @@ class Outcome:
             net.run(10)
             net.flood(udp_frame(b"after"), FRAMES)
             net.run(10)
+            self.charged_after = host.usage
             self.lost_after = host.stats.drops["socket"] - self.drops["socket"]
             host.udp.close(sk)
             close(host)
@@ -121,6 +122,10 @@ def test_emergency_buffers_outlive_the_shortage_in_the_ring_only(outcomes):
     """B.12: a buffer in the ring is dropped with the frame that comes, although memory is plentiful again; that holds for all."""
     for outcome in outcomes.values():
         assert outcome.lost_after <= RING
+
+
+def test_the_pool_gives_its_charge_back_when_memory_is_there_again(outcomes):
+    assert outcomes["recycle"].charged_after < outcomes["recycle"].charged
 
 
 @pytest.mark.parametrize(
