@@ -37,7 +37,10 @@ PATCH = Patch(
     touches=(
         "kemu_net.core.skb_frags",
         "kemu_net.core.skb_frags.SkbFrags.netdev_alloc_page",
+        "kemu_net.core.skb_frags.SkbFrags.netdev_free_page",
         "kemu_net.core.skb_frags.SkbFrags.skb_add_rx_frag",
+        "kemu_net.core.skb_frags.SkbFrags.skb_get_page",
+        "kemu_net.core.skb_frags.SkbFrags.skb_put_page",
     ),
     fate=(
         "Merged for 2.6.28. netdev_alloc_page() went away around 3.2; skb_add_rx_frag() lives on, and hands "

@@ -78,8 +78,9 @@ class SkbFrags:
 
     def netdev_free_page(self, dev: object, page: Page) -> None:
         """Free a receive page that no packet took (``netdev_free_page()``)."""
-        if self.patched.skb_alloc_reserve and page.word_d:  # [p19]
-            self.net_reserves.rx_emergency_put(PAGE_SIZE)
+        if self.patched.packet_split:  # [p14]
+            if self.patched.skb_alloc_reserve and page.word_d:  # [p19]
+                self.net_reserves.rx_emergency_put(PAGE_SIZE)
         self.page_alloc.put_page(page)
 
     def skb_add_rx_frag(self, skb: SkBuff, i: int, page: Page, off: int, size: int) -> None:
@@ -118,13 +119,15 @@ class SkbFrags:
     def skb_get_page(self, skb: SkBuff, page: Page) -> None:
         """Take one more reference to a fragment's page for ``skb`` (``skb_get_page()``)."""
         page.count += 1
-        if self.patched.skb_alloc_reserve and skb.emergency:  # [p19]
-            page.word_d += 1
+        if self.patched.packet_split:  # [p14]
+            if self.patched.skb_alloc_reserve and skb.emergency:  # [p19]
+                page.word_d += 1
 
     def skb_put_page(self, skb: SkBuff, page: Page) -> None:
         """Drop a fragment's page; the last emergency user also gives the charge back (``skb_put_page()``)."""
-        if self.patched.skb_alloc_reserve and skb.emergency:  # [p19]
-            page.word_d -= 1
-            if page.word_d == 0:
-                self.net_reserves.rx_emergency_put(PAGE_SIZE)
+        if self.patched.packet_split:  # [p14]
+            if self.patched.skb_alloc_reserve and skb.emergency:  # [p19]
+                page.word_d -= 1
+                if page.word_d == 0:
+                    self.net_reserves.rx_emergency_put(PAGE_SIZE)
         self.page_alloc.put_page(page)

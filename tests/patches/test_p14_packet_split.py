@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
-from kemu.mm.gfp import GFP_ATOMIC, PAGE_SIZE
+from kemu.kernel.task import PF_MEMALLOC
+from kemu.mm.gfp import _GFP_MEMALLOC, GFP_ATOMIC, PAGE_SIZE
 from kemu_net.core.skbuff import MAX_SKB_FRAGS, skb_bytes, skb_headlen
 from net_ground import IP_A, MAC_A, MAC_B, ip_packet, one_host, two_hosts, udp_frame
 
@@ -133,6 +134,55 @@ def test_without_the_patch_the_ring_is_dry():
 
 def test_without_patch_19_the_ring_is_dry():
     assert flooded("all,-19") == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("patches", "page_charge"), [("all", PAGE_SIZE), ("all,-14", 0)])
+def test_a_page_is_uncharged_if_and_only_if_it_was_charged(patches, page_charge):
+    """An emergency head with an ordinary page, copied and expanded: without the patch nobody paid for the page, or gives back."""
+    with one_host(patches=patches) as host:
+        host.swap_over_network()
+        host.hog()
+        bystander = host.skbs.netdev_alloc_skb(None, 4000)
+        skb = host.skbs.netdev_alloc_skb(None, 1536)
+        page = host.page_alloc.alloc_pages(GFP_ATOMIC | _GFP_MEMALLOC, 0)
+        page.word_d = 0  # not the reserve's: memory came back
+        host.skbs.skb_add_rx_frag(skb, 0, page, 0, 100)
+        alone = host.usage - 2048 - page_charge
+        assert alone == host.skbs.charged(bystander)
+        copy = host.skbs.pskb_copy(skb, GFP_ATOMIC)
+        assert copy.emergency
+        assert host.usage == alone + 2 * 2048 + page_charge
+        assert host.skbs.pskb_expand_head(skb, 64, 0, GFP_ATOMIC) == 0
+        assert host.usage == alone + 2 * 2048 + page_charge
+        host.skbs.kfree_skb(skb)
+        assert host.usage == alone + 2048 + page_charge
+        host.skbs.kfree_skb(copy)
+        assert (host.usage, page.count) == (alone, 0)
+        host.skbs.kfree_skb(bystander)
+
+
+@pytest.mark.parametrize("how", ["attached", "freed"])
+def test_without_the_patch_a_page_of_the_reserve_is_nobodys_charge(how):
+    """An entitled task may get one; its tag must not be taken for a charge, neither when it is freed nor when a packet takes it."""
+    with one_host(patches="all,-14") as host:
+        host.swap_over_network()
+        host.hog()
+        bystander = host.skbs.netdev_alloc_skb(None, 1536)
+        skb = host.skbs.netdev_alloc_skb(None, 128)
+        usage = host.usage
+        host.task.flags |= PF_MEMALLOC
+        page = host.skbs.netdev_alloc_page(None)
+        host.task.flags &= ~PF_MEMALLOC
+        assert page.word_d
+        if how == "freed":
+            host.skbs.netdev_free_page(None, page)
+        else:
+            host.skbs.skb_add_rx_frag(skb, 0, page, 0, 10)
+            assert page.word_d == 0
+        assert host.usage == usage
+        host.skbs.kfree_skb(skb)
+        assert (host.usage, page.count) == (host.skbs.charged(bystander), 0)
+        host.skbs.kfree_skb(bystander)
 
 
 def test_a_padded_packet_is_cut_by_the_card():
