@@ -102,7 +102,67 @@ def test_an_allocation_of_the_handler_is_entitled():
         assert entitled == [True]
 
 
-@pytest.mark.parametrize(("patches", "kept"), [("all", True), ("all,-13", False)])
+@pytest.mark.parametrize(("patches", "entitled"), [("all", True), ("all,-13", False), ("all,-23", False)])
+def test_rpciod_processes_the_reply_that_came_while_it_owned_the_socket(patches, entitled):
+    """D.2 row 13: what counts is the flag of the task that lets the lock go, long after the packet's softirq."""
+    with one_tcp(patches=patches) as host:
+        _budget(host)
+        sk, peer = connected(host)
+        host.socks.sk_set_memalloc(sk)
+        sched, seen = host.kernel.sched, []
+        handler = sk.sk_backlog_rcv
+
+        def watch(sk, skb):
+            seen.append((sched.current.comm, bool(sched.current.flags & PF_MEMALLOC)))
+            return handler(sk, skb)
+
+        def rpciod():
+            host.socks.lock_sock(sk)
+            sched.msleep(20)  # it waits in sendmsg()
+            host.socks.release_sock(sk)
+            seen.append(("after", bool(sched.current.flags & PF_MEMALLOC)))
+
+        sk.sk_backlog_rcv = watch
+        sched.spawn("rpciod", rpciod)
+        host.run(1)
+        peer.send(ACK, b"reply", emergency=True)
+        assert (len(sk.sk_backlog), seen) == (1, [])
+        host.run(100)
+        assert seen == [("rpciod", entitled), ("after", False)]
+        assert host.tcp.recvmsg(sk, 10) == b"reply"
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-13", "all,-23"])
+@pytest.mark.parametrize("emergency", [False, True])
+def test_the_wrapper_answers_what_the_handler_answers(patches, emergency):
+    with one_tcp(patches=patches) as host:
+        _budget(host)
+        sk, _peer = connected(host)
+        host.socks.sk_set_memalloc(sk)
+        sk.sk_backlog_rcv = lambda _sk, _skb: 42
+        skb = host.make_skb(b"", 0, 0, emergency=emergency)
+        assert host.socks.sk_backlog_rcv(sk, skb) == 42
+        host.skbs.kfree_skb(skb)
+
+
+def test_what_the_handler_did_to_other_flags_stays():
+    with one_tcp() as host:
+        _budget(host)
+        sk, _peer = connected(host)
+        host.socks.sk_set_memalloc(sk)
+        skb = host.make_skb(b"", 0, 0, emergency=True)
+
+        def handler(_sk, _skb):
+            host.task.flags |= 0x40
+
+        sk.sk_backlog_rcv = handler
+        host.socks.sk_backlog_rcv(sk, skb)
+        assert host.task.flags & (0x40 | PF_MEMALLOC) == 0x40
+        host.task.flags &= ~0x40
+        host.skbs.kfree_skb(skb)
+
+
+@pytest.mark.parametrize(("patches", "kept"), [("all", True), ("all,-13", False), ("all,-23", False)])
 def test_collapsing_a_full_buffer_needs_entitlement(patches, kept):
     """D.2 row 13: at the floor an unentitled tcp_collapse() gets no memory, and the out-of-order queue is purged."""
     with one_tcp(patches=patches, mem=16 << 20) as host:
@@ -125,6 +185,7 @@ def test_collapsing_a_full_buffer_needs_entitlement(patches, kept):
         assert len(sk.sk_backlog) == 1
         host.socks.release_sock(sk)
         assert (sk.rcv_nxt - base & 0xFFFFFFFF == 210) is kept
+        assert not sk.out_of_order_queue  # taken, or purged
 
 
 def _floor(host):

@@ -10,13 +10,17 @@ from contextlib import contextmanager
 
 import pytest
 
+from kemu.kernel.errno import EAGAIN
 from kemu.kernel.task import PF_MEMALLOC
 from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC
 from kemu_net.core.dev import ETH_P_8021Q, ETH_P_IP, NET_RX_DROP, NET_RX_SUCCESS
 from kemu_net.core.if_ether import TC_ACT_OK, TC_ACT_SHOT, TC_ACT_STOLEN
 from kemu_net.core.skbuff import PACKET_OUTGOING
+from kemu_net.core.uapi import AF_PACKET, F_SETFL, O_NONBLOCK, SOCK_RAW
 from kemu_net.core.vlan import Vlans
 from kemu_net.netfilter.nf_conntrack import NfConntrack
+from kemu_net.packet.af_packet import ETH_P_ALL, PacketFamily
+from kemu_net.socket.sockets import Sockets
 from net_ground import MAC_A, MAC_B, ip_packet, one_host, two_hosts, udp_frame
 
 AOE = 0x88A2
@@ -81,6 +85,33 @@ def test_only_taps_are_passed_over_and_everybody_is_entitled(host):
     assert not entitled(host)
 
 
+@pytest.mark.parametrize("patches", ["all", "none"])
+def test_a_normal_frame_meets_everybody_and_touches_no_flag(patches):
+    with one_host(patches=patches) as host:
+        host.order = []
+        skb = host.skbs.netdev_alloc_skb(host.nic, 1536)
+        skb.protocol, skb.buf = ETH_P_IP, bytes(64)
+        skb.data, skb.len = 14, 50
+        stand_everywhere(host)
+        watch(host)
+        assert host.dev.netif_receive_skb(skb) == NET_RX_SUCCESS
+        places = ("netpoll", "bond", "tap", "ingress", "bridge", "macvlan", "protocol")
+        assert host.order == [(place, False) for place in places]
+        assert not entitled(host)
+        assert host.stats.rx_emergency == 0
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("patches", ["all", "all,-23"])
+def test_an_emergency_frame_is_counted_once_on_either_way(patches, hooked):
+    with at_the_floor(patches) as host:
+        if hooked:
+            stand(host, "bridge", lambda skb: skb)
+        watch(host)
+        host.dev.netif_receive_skb(emergency_skb(host))
+        assert host.stats.rx_emergency == 1
+
+
 def test_the_protocol_gate_stands_behind_the_classifier_and_before_the_bridge(host):
     stand_everywhere(host)
     assert host.dev.netif_receive_skb(emergency_skb(host, AOE)) == NET_RX_DROP
@@ -118,15 +149,17 @@ def test_the_flag_is_put_back_on_every_way_out(host, way, already, protocol):
     host.task.flags &= ~PF_MEMALLOC
 
 
-def test_what_somebody_on_the_way_did_to_other_flags_stays(host):
-    def bridge(skb):
+@pytest.mark.parametrize("hooked", [False, True])
+def test_what_somebody_on_the_way_did_to_other_flags_stays(host, hooked):
+    def handler(skb):
         host.task.flags |= 0x40
-        return skb
+        host.skbs.kfree_skb(skb)
 
-    stand(host, "bridge", bridge)
-    watch(host)
+    if hooked:
+        stand(host, "bridge", lambda skb: skb)
+    host.dev.dev_add_pack(ETH_P_IP, handler)
     host.dev.netif_receive_skb(emergency_skb(host))
-    assert host.task.flags & 0x40
+    assert host.task.flags & (0x40 | PF_MEMALLOC) == 0x40
     host.task.flags &= ~0x40
 
 
@@ -280,23 +313,47 @@ def test_a_new_connection_that_is_tracked(patches, served):
 
 
 @pytest.mark.parametrize("patches", ["all", "all,-23"])
-def test_a_tap_that_nobody_reads_pins_the_reserve_only_without_the_patch(patches):
-    with emergency_ring(patches) as net:
-        kept = []
-
-        def tap(skb):
-            """Keep datagrams that came in; ARP is not asked about here."""
-            if skb.protocol == ETH_P_IP and skb.pkt_type != PACKET_OUTGOING:
-                kept.append(skb)
-            else:
-                net.a.skbs.kfree_skb(skb)
-
-        net.a.dev.ptype_all.append(tap)
-        usage = net.a.usage
+def test_a_packet_socket_that_nobody_reads_pins_the_reserve_only_without_the_patch(patches):
+    """D.2 row 23: the socket is a program's tcpdump, and is there before memory is short."""
+    with emergency_ring(patches, open_a_tap) as net:
+        host, sys, fd = net.a, net.a.sys, net.a.tap
+        received(sys, fd)
+        usage = host.usage
         net.flood(udp_frame(dport=1), 5)
         net.run(60_000)
-        assert net.a.usage - usage == 2048 * len(kept)
-        assert len(kept) == (0 if patches == "all" else 5)
-        net.a.dev.ptype_all.clear()
-        while kept:
-            net.a.skbs.kfree_skb(kept.pop())
+        pinned = host.usage - usage
+        waiting = received(sys, fd)
+        assert pinned == 2048 * waiting
+        assert waiting == 0 if patches == "all" else waiting >= 5  # ARP comes too
+        assert host.usage == usage
+        sys.close_all()
+
+
+def test_a_packet_socket_of_one_protocol_is_no_tap():
+    """Faithful: 23 passes over ptype_all alone; who stands beside IP's handler still gets what lies in the reserve, and pins it."""
+    with emergency_ring("all", lambda net: open_a_tap(net, ETH_P_IP)) as net:
+        received(net.a.sys, net.a.tap)
+        usage = net.a.usage
+        net.flood(udp_frame(dport=1), 3)
+        net.run(1000)
+        assert net.a.usage - usage == 3 * 2048
+        net.a.sys.close_all()
+        assert net.a.usage == usage
+
+
+def open_a_tap(net, protocol=ETH_P_ALL):
+    """Give a host a process with a packet socket that does not wait."""
+    host = net.a
+    family = PacketFamily(host.kernel, host.socks, host.skbs, host.dev, host.nic)
+    host.sys = Sockets(host.kernel, host.socks, {AF_PACKET: family})
+    host.tap = host.sys.socket(AF_PACKET, SOCK_RAW, protocol)
+    assert host.tap >= 3
+    assert host.sys.fcntl(host.tap, F_SETFL, O_NONBLOCK) == 0
+
+
+def received(sys, fd):
+    """Read all that waits and say how many frames of it came in."""
+    count = 0
+    while (got := sys.recvfrom(fd, 2000)) != -EAGAIN:
+        count += got[1].pkttype != PACKET_OUTGOING
+    return count
