@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from kemu.mm.gfp import _GFP_MEMALLOC, GFP_ATOMIC, GFP_KERNEL
+from kemu.mm.gfp import _GFP_MEMALLOC, _GFP_NOWARN, GFP_ATOMIC, GFP_KERNEL
+from kemu.mm.hog import AtomicHog
 from kemu_net.core.sock import SOCK_KEEPOPEN
-from kemu_net.ipv4.tcp_sock import ICSK_ACK_TIMER, TCP_DELACK_MAX
-from tcp_ground import ACK, FIN, MSS_1460, RST, SYN, Peer, accepted, connected, one_tcp, segment
+from kemu_net.ipv4.tcp_sock import ICSK_ACK_SCHED, ICSK_ACK_TIMER, TCP_ATO_MIN, TCP_DELACK_MAX
+from socket_ground import Pair
+from tcp_ground import ACK, FIN, IP_B, MS, MSS_1460, RST, SYN, Peer, accepted, connected, listen_on, one_tcp, segment
 
 BIT = _GFP_MEMALLOC
 
@@ -129,9 +131,11 @@ def test_the_helper_never_removes_flags(gfp):
 def test_failure_of_an_ack_arms_the_delack_timer(patches):
     with one_tcp(patches=patches) as host:
         sk, _peer = connected(host)
+        sk.ack_ato = 0
         host.skbs.alloc_skb = lambda *_args: None
         host.tcp.tcp_send_ack(sk)
-        assert sk.ack_pending & ICSK_ACK_TIMER
+        assert sk.ack_pending & (ICSK_ACK_SCHED | ICSK_ACK_TIMER) == ICSK_ACK_SCHED | ICSK_ACK_TIMER
+        assert sk.ack_ato == TCP_ATO_MIN
         assert sk.delack_timer.pending
         assert sk.ack_timeout == host.jiffies + TCP_DELACK_MAX
 
@@ -178,6 +182,60 @@ def test_at_the_floor_the_swap_sockets_ack_leaves(patches, answered):
         host.inet.rcv(skb)
         host.kernel.softirq.local_bh_enable()
         assert bool(host.sent()) is answered
+
+
+READAHEAD = 8 * 4096 + 128  # eight pages behind an RPC header: 23 segments, more than a server's first window
+
+
+@pytest.mark.parametrize(("patches", "at_once"), [("all", True), ("all,-15", False), ("all,-16", False), ("all,-10", False)])
+def test_a_readahead_of_eight_pages_beside_a_leaky_driver(patches, at_once):
+    """D.2 row 15: the ring is full of normal buffers; without an ACK the server stops after its first window of three segments.
+
+    The driver takes what is free again with every frame, for 100 ms. Then the timer of delayed ACKs, 200 ms after the failed one,
+    or the server's RTO goes on.
+    """
+    pair = Pair(patches=patches)
+    try:
+        client, server, hog = pair.sa, pair.sb, AtomicHog(pair.sa.slub)
+        listener = listen_on(server)
+        sk = client.tcp.sock_create()
+        sk.sk_allocation = GFP_ATOMIC
+        assert client.tcp.connect(sk, IP_B, 2049) == 0
+        client.socks.sk_set_memalloc(sk)
+        arrived = []
+        sk.sk_data_ready = lambda sk: client.tcp.read_sock(
+            sk, lambda data: arrived.append((pair.world.now, len(data))) or len(data)
+        )
+        conn = server.tcp.accept(listener)
+
+        def leak(skb):
+            """Be the driver's interrupt, which comes with every frame."""
+            take_all(client, hog)
+            client.skbs.kfree_skb(skb)
+
+        take_all(client, hog)
+        assert not any(skb.emergency for skb, _pages in client.nic.rx.buffers)
+        client.dev.ptype_all.append(leak)
+        began = pair.world.now
+        server.kernel.sched.spawn("nfsd", lambda: server.tcp.sendmsg(conn, bytes(READAHEAD)))
+        pair.run(100)
+        assert sum(size for _, size in arrived) == (READAHEAD if at_once else 3 * 1460)
+        client.dev.ptype_all.clear()
+        hog.release()
+        pair.run(5000)
+        assert sum(size for _, size in arrived) == READAHEAD
+        assert (arrived[-1][0] - began < 10 * MS) is at_once
+        assert (arrived[-1][0] - began >= 200 * MS) is not at_once
+    finally:
+        pair.world.shutdown()
+
+
+def take_all(stack, hog):
+    """Let a driver take what GFP_ATOMIC can get, and leave no free object in the caches of skb heads either."""
+    hog.hog()
+    for cache in (stack.skbs.skbuff_head_cache, stack.skbs.skbuff_fclone_cache):
+        while stack.slub.kmem_cache_alloc(cache, GFP_ATOMIC | _GFP_NOWARN) is not None:
+            pass
 
 
 @pytest.mark.parametrize(("patches", "expected"), [("all", GFP_ATOMIC | BIT), ("all,-15", GFP_ATOMIC)])
