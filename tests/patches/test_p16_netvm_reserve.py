@@ -114,6 +114,15 @@ def test_refusal_leaves_tx_pages_and_socket_unchanged():
         assert host.net_reserves.memalloc_socks == 0
 
 
+@pytest.mark.parametrize("fixes", ["all", "all,-b16"])
+def test_a_refused_connection_takes_the_tx_pages_back(fixes):
+    with one_tcp(fixes=fixes) as host:
+        nets = host.net_reserves
+        host.reserves.mem_reserve_connect = lambda *_args: -ENOMEM
+        assert nets.sk_adjust_memalloc(1, 49) == -ENOMEM
+        assert (nets.net_tx_pages.pages, nets.net_reserve.pages) == (0, 0)
+
+
 def test_a_refusal_of_tx_pages_ends_there():
     with one_tcp() as host:
         nets = host.net_reserves

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,9 @@ from kemu.kernel.core import Kernel
 from kemu.kernel.errno import EINVAL, ENOMEM
 from kemu.kernel.sysctl import minmax_conv
 from kemu.kernel.world import World
+from kemu.mm.fault_inject import FailPageAlloc
 from kemu.patches import PatchSet
+from net_ground import one_host
 
 BASE, V14, MENDED = ("all,-17", "all"), ("all", "none"), ("all", "all")
 #: Base before the patch, v14 as posted, v14 with its defect mended.
@@ -188,3 +192,62 @@ def test_what_is_stored_is_the_same_in_every_variant_and_the_result_follows_the_
         assert result == error
     else:
         assert result == (error or (0 if done else -EINVAL))
+
+
+# row 17: the reserve of patch 18 cannot grow
+
+
+MAX_SIZE, HIGH_THRESH = "net.ipv4.route.max_size", "net.ipv4.ipfrag_high_thresh"
+
+
+@contextmanager
+def without_a_page(patches):
+    """Boot a host that swaps over the network; then no page can be had, as fail_page_alloc says. Freeing works."""
+    with one_host(patches=patches) as host:
+        host.swap_over_network()
+        host.page_alloc.fail_page_alloc = FailPageAlloc(host.kernel, ignore_gfp_wait=False, min_order=0, probability=100, times=-1)
+        yield host
+        host.page_alloc.fail_page_alloc = None
+
+
+@pytest.mark.parametrize(("patches", "result"), [("all", -ENOMEM), ("all,-17", -EINVAL)])
+@pytest.mark.parametrize("name", [MAX_SIZE, HIGH_THRESH])
+def test_a_reserve_that_cannot_grow_says_why(name, patches, result):
+    """D.2 row 17: the probe for a page (patch 08) fails, and the errno is conv's, or hides it."""
+    with without_a_page(patches) as host:
+        sysctl = host.kernel.sysctl
+        before = sysctl.read(name), host.reserves.root.pages, host.page_alloc.var_free_kbytes
+        assert sysctl.sys_write(name, "999999\n") == result
+        assert host.page_alloc.fail_page_alloc.failed > 0
+        assert before == (sysctl.read(name), host.reserves.root.pages, host.page_alloc.var_free_kbytes)
+        host.reserves.check()
+
+
+@pytest.mark.parametrize(("patches", "result"), [("all", -ENOMEM), ("all,-17", 14)])
+def test_a_vector_that_took_half_of_what_it_was_given(patches, result):
+    """Row 17, false success: the first shrinks and is stored, the second cannot grow; before, all 14 bytes were "written"."""
+    with without_a_page(patches) as host:
+        write = host.kernel.sysctl.write
+        names = [MAX_SIZE, HIGH_THRESH]
+        host.kernel.sysctl.register("both", lambda: [0, 0], lambda value, index: write(names[index], str(value)), count=2)
+        assert host.kernel.sysctl.sys_write("both", "001000 999999\n") == result
+        assert host.kernel.sysctl.read(MAX_SIZE) == "512\n"
+        assert host.kernel.sysctl.read(HIGH_THRESH) == "262144\n"
+
+
+@pytest.mark.parametrize("name", [MAX_SIZE, HIGH_THRESH])
+def test_to_reserve_less_needs_no_page(name):
+    with without_a_page("all") as host:
+        before = host.page_alloc.var_free_kbytes
+        assert host.kernel.sysctl.write(name, "1000") == 0
+        assert host.page_alloc.var_free_kbytes < before
+        assert host.page_alloc.fail_page_alloc.failed == 0
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-17"])
+def test_once_pages_can_be_had_the_same_write_is_taken(patches):
+    with without_a_page(patches) as host:
+        assert host.kernel.sysctl.write(MAX_SIZE, "9000") < 0
+        host.page_alloc.fail_page_alloc = None
+        assert host.kernel.sysctl.write(MAX_SIZE, "9000") == 0
+        assert host.inet.route.max_size == 9000
