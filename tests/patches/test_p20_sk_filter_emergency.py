@@ -12,6 +12,7 @@ from kemu.kernel.errno import EAGAIN, ENOMEM
 from kemu.mm.gfp import GFP_KERNEL
 from kemu_net.core.checksum import csum_fold, csum_partial
 from kemu_net.core.sock import Proto, Sock
+from kemu_net.core.sock_receive import SockReceive
 from kemu_net.ipv4.raw import Raw
 from net_ground import IP_A, IP_B, MAC_A, MAC_B, ip_packet, two_hosts, udp_frame
 from tcp_ground import ACK, FIN, SYN, Peer, accepted, connected, one_tcp
@@ -181,11 +182,15 @@ def test_on_or_off_normal_packets_are_taken(patches):
 
 
 @contextmanager
-def starving(patches="all"):
-    """Boot two hosts that know each other; a has no memory left and its whole ring lies in the charged reserve."""
+def starving(patches="all", sinks=0):
+    """Boot two hosts that know each other; a has no memory left and its whole ring lies in the charged reserve.
+
+    :param sinks: sockets that nobody reads, from port 20 on; they are there before memory is short.
+    """
     with two_hosts(patches=patches, b={}, ring=16) as net:
         net.greet()
         sink = net.a.socket(7)
+        others = [net.a.socket(20 + number) for number in range(sinks)]
         net.a.swap_over_network()
         net.a.hog()
         for _ in range(3):  # the normal buffers of the ring end in a socket that nobody reads
@@ -195,7 +200,9 @@ def starving(patches="all"):
         assert all(skb.emergency for skb, _pages in net.a.nic.rx.buffers)
         yield net
         net.a.unhog()
-        net.a.udp.close(sink)
+        for sk in (sink, *others):
+            net.a.udp.close(sk)
+        assert resting(net.a) == 0
 
 
 def resting(host) -> int:
@@ -238,6 +245,68 @@ def test_a_raw_socket_keeps_a_clone_only_without_the_patch(patches, rests):
         raw.close(sk)
         assert resting(net.a) == 0
         net.a.unhog()
+
+
+def until_refused(net, frame, at_most=20):
+    """Flood a until the reserve refuses a charge; give whether it came to that."""
+    for _ in range(at_most):
+        net.flood(frame, 12)
+        net.run(20)
+        if net.a.stats.drops["charge"]:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(("patches", "dies"), [("all", False), ("all,-20", True)])
+def test_foreign_traffic_until_the_limit_and_then_the_swap_reply(patches, dies):
+    """D.2 row 20: usage at the limit for ever, and even replies to swap are refused; or usage is the ring's, and they come."""
+    with starving(patches, sinks=4) as net:
+        host = net.a
+        swap = host.socket(2049)
+        host.socks.sk_set_memalloc(swap)
+        refused = [until_refused(net, udp_frame(dport=port)) for port in range(20, 24)]
+        assert any(refused) is dies
+        budget = host.net_reserves.net_skb_reserve.limit
+        assert (host.usage + 2048 >= budget) is dies
+        net.run(60_000)
+        assert (host.usage + 2048 >= budget) is dies
+        got = 0
+        for _ in range(20):
+            net.flood(udp_frame(b"reply", dport=2049))
+            net.run(20)
+            got += host.udp.recvfrom(swap, nonblock=True) != -EAGAIN
+        assert got == (0 if dies else 20)
+        assert (resting(host) == 0) is not dies
+        host.socks.sk_clear_memalloc(swap)
+        host.udp.close(swap)
+
+
+def test_a_datagram_that_is_refused_is_an_error_of_udp():
+    with starving() as net:
+        errors = net.a.udp.mib.in_errors
+        net.flood(udp_frame(), 3)
+        net.run(20)
+        assert net.a.udp.mib.in_errors == errors + 3
+
+
+@pytest.mark.parametrize(("patches", "asked"), [("all", 0), ("all,-20", 1)])
+def test_the_test_stands_before_the_security_modules(patches, asked):
+    class Security:
+        asked = 0
+
+        def security_sock_rcv_skb(self, _sk, _skb):
+            self.asked += 1
+            return 0
+
+    with one_tcp(patches=patches) as host:
+        _budget(host)
+        security = Security()
+        socks = SockReceive(host.kernel, host.net_reserves, host.skbs, host.stats, security)
+        sk = _datagram_socket(host)
+        skb = host.make_skb(b"", 0, 0, emergency=True)
+        assert socks.sk_filter(sk, skb) == (0 if asked else -ENOMEM)
+        assert security.asked == asked
+        host.skbs.kfree_skb(skb)
 
 
 # what the patch does not cover: replies without a full socket come from the reserve, uncharged, and go soon
