@@ -148,6 +148,31 @@ def test_a_swap_in_behind_idle_readers(patches, fixes, length):
         host.tcp.check()
 
 
+@pytest.mark.parametrize(("patches", "answered"), [("all", True), ("all,-21", False)])
+def test_the_server_sends_it_again_and_again(patches, answered):
+    """Row 21, "for ever": nothing shrinks what the readers hold, since they wait for this reply."""
+    with one_tcp(patches=patches) as host:
+        host.skbs.kfree_skb(_emergency(host))
+        swap, peer = connected(host, port=2049)
+        host.socks.sk_set_memalloc(swap)
+        host.tcp.prot.sysctl_mem[:] = [24, 32, 48]
+        readers = _idle_readers(host)
+        host.tcp.streams.sk_stream_mem_reclaim(swap)
+        before = swap.rcv_nxt
+        for attempt in range(10):
+            peer.send(ACK, b"r" * 1460, emergency=True, advance=False)
+            host.run(min(200 << attempt, 120_000))
+        assert (swap.rcv_nxt != before) is answered
+        assert host.tcp.prot.memory_allocated >= 48
+        if not answered:  # who reads after all ends it
+            for sk, _peer in readers:
+                host.tcp.recvmsg(sk, 10_000, nonblock=True)
+            peer.send(ACK, b"r" * 1460, emergency=True)
+            assert swap.rcv_nxt != before
+        assert host.tcp.recvmsg(swap, 10_000) == b"r" * 1460
+        assert host.net_reserves.net_skb_reserve.usage == 0
+
+
 def test_the_receive_buffer_of_the_socket_still_counts():
     with one_tcp() as host:
         _emergency(host)

@@ -98,6 +98,43 @@ def test_normal_packets_are_queued_as_before(patches):
         net.a.udp.close(sk)
 
 
+@pytest.mark.parametrize("patches", ["all", "all,-22"])
+def test_a_normal_packet_without_a_daemon_is_dropped_as_before(patches):
+    with one_host(patches=patches) as host:
+        host.nf.nf_register_hook(NfHookOps(lambda *_args: NF_QUEUE, NF_IP_PRE_ROUTING))
+        skb = host.skbs.netdev_alloc_skb(host.nic, 1536)
+        assert host.nf.nf_hook_slow(NF_IP_PRE_ROUTING, skb, host.nic, None, lambda _skb: 1) == 0
+        assert (host.skbs.live, host.stats.drops["nfqueue"]) == (0, 0)
+
+
+@pytest.mark.parametrize("patches", ["all", "all,-22"])
+def test_a_normal_packet_goes_on_to_the_next_hook_while_one_unloads(patches):
+    with one_host(patches=patches) as host:
+        asked = []
+        host.nf.nf_register_hook(NfHookOps(lambda *_args: NF_QUEUE, NF_IP_PRE_ROUTING, unloading=True))
+        host.nf.nf_register_hook(NfHookOps(lambda *_args: asked.append(1) or NF_ACCEPT, NF_IP_PRE_ROUTING, priority=1))
+        queue = NfnlQueue(host.kernel, host.nf)
+        queue.bind()
+        skb = host.skbs.netdev_alloc_skb(host.nic, 1536)
+        assert host.nf.nf_hook_slow(NF_IP_PRE_ROUTING, skb, host.nic, None, lambda _skb: 5) == 5
+        assert (asked, queue.queue_total) == ([1], 0)
+        host.skbs.kfree_skb(skb)
+
+
+def test_a_storage_route_with_such_a_rule_gets_nothing_through():
+    """A configuration error by definition: even what carries swap is dropped, once it lies in the reserve."""
+    with queueing() as (net, queue):
+        swap = net.a.socket(2049)
+        net.a.socks.sk_set_memalloc(swap)
+        for _ in range(5):
+            net.flood(udp_frame(dport=2049))
+            net.run(1000)
+        assert not swap.sk_receive_queue
+        assert queue.queue_total == 0
+        net.a.socks.sk_clear_memalloc(swap)
+        net.a.udp.close(swap)
+
+
 def _emergency(host):
     host.swap_over_network()
     spare = [host.skbs.netdev_alloc_skb(host.nic, 1536) for _ in range(4)]
