@@ -11,15 +11,15 @@ from kemu_lab.run_config import RunConfig
 
 
 @functools.cache
-def _run(patches, fixes, seed, mtu, nic):
-    return run_scenario(RunConfig(patches=PatchSet.parse(patches), fixes=FixSet.parse(fixes), seed=seed, mtu=mtu, nic=nic))
+def _run(patches, fixes, seed, nic):
+    return run_scenario(RunConfig(patches=PatchSet.parse(patches), fixes=FixSet.parse(fixes), seed=seed, nic=nic))
 
 
 @pytest.fixture
 def main_run():
     """Run the main job, once per set of options and process."""
 
-    def run(patches="all", fixes="all", seed=1, mtu=1500, nic=""):
-        return _run(patches, fixes, seed, mtu, nic)
+    def run(patches="all", fixes="all", seed=1, nic=""):
+        return _run(patches, fixes, seed, nic)
 
     return run

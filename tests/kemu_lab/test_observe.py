@@ -30,6 +30,7 @@ def test_what_is_left_charged_is_a_leak():
         assert result.outcome == "leak"
         assert result.reserve.left_bytes == 2048
         assert "2048 bytes" in result.reason
+        pair.client_net.net_reserves.rx_emergency_put(2048)
 
 
 def test_trespassers_are_looked_for_now_and_then():

@@ -16,4 +16,4 @@ def test_the_full_series_survives(main_run, seed):
 
 @pytest.mark.xdist_group("other-seeds")
 def test_two_seeds_have_two_histories(main_run):
-    assert len({main_run("all,-19", seed=seed).history for seed in (2, 3, 4, 5)}) == 4
+    assert len({main_run("all,-19", seed=seed).history for seed in (2, 3)}) == 2
