@@ -222,6 +222,28 @@ def test_b23_mended_drops_and_uncharges():
         assert host.stats.drops["socket"] == 1
 
 
+@pytest.mark.keeps_skbs("the test holds skbs in its hands")
+def test_b23_as_posted_is_a_bug_in_the_prequeue_too():
+    with one_tcp(fixes="all,-b23") as host:
+        sk, _peer, _flags = _prequeue(host, emergencies=[True])
+        host.socks.sk_clear_memalloc(sk)
+        with pytest.raises(KernelBug, match="__sk_backlog_rcv"):
+            host.tcp.tcp_prequeue_flush(sk)
+
+
+@pytest.mark.parametrize("call", ["tcp_prequeue_process", "tcp_prequeue_flush"])
+def test_b23_mended_drops_what_waits_in_the_prequeue(call):
+    with one_tcp() as host:
+        sk, peer, flags = _prequeue(host, emergencies=[False, True])
+        host.socks.sk_clear_memalloc(sk)
+        getattr(host.tcp, call)(sk)
+        assert flags == [(False, False)]
+        assert (host.net_reserves.net_skb_reserve.usage, host.stats.drops["socket"]) == (0, 1)
+        peer.send(ACK, b"x" * 10, seq=peer.seq - 10)  # sent again, it is taken
+        host.run(1)
+        assert sk.rcv_nxt == peer.seq
+
+
 # b13: the prequeue overflows
 
 
