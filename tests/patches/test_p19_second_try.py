@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from kemu.kernel.errno import EAGAIN, ENOMEM
+from kemu.kernel.task import PF_MEMALLOC
 from kemu.mm.gfp import _GFP_DMA, _GFP_MEMALLOC, _GFP_NOMEMALLOC, _GFP_NOWARN, GFP_ATOMIC, PAGE_SIZE
 from kemu_net.core.skb_copy import skb_copy_expand, skb_realloc_headroom
 from kemu_net.core.skb_segment import skb_segment
@@ -182,6 +183,26 @@ def test_the_copy_of_a_normal_packet_never_becomes_emergency(kind):
         assert COPIES[kind](host.skbs, skb) == [None]
         assert (host.usage, host.skbs.live) == (0, 1)
         host.skbs.kfree_skb(skb)
+
+
+@pytest.mark.parametrize("how", ["attached", "freed"])
+def test_without_the_patch_a_page_of_the_reserve_is_nobodys_charge(how):
+    with one_host(patches="all,-19") as host:
+        skb = host.skbs.netdev_alloc_skb(None, 128)
+        host.swap_over_network()
+        host.hog()
+        assert host.net_reserves.rx_emergency_get(8192)  # somebody else's: usage never goes below 0
+        host.task.flags |= PF_MEMALLOC
+        page = host.skbs.netdev_alloc_page(None)
+        host.task.flags &= ~PF_MEMALLOC
+        assert page.word_d
+        if how == "attached":
+            host.skbs.skb_add_rx_frag(skb, 0, page, 0, 10)
+        else:
+            host.skbs.netdev_free_page(None, page)
+        host.skbs.kfree_skb(skb)
+        assert (host.usage, page.count) == (8192, 0)
+        host.net_reserves.rx_emergency_put(8192)
 
 
 @pytest.mark.parametrize(("patches", "received"), [("all", True), ("all,-19", False)])
