@@ -188,7 +188,10 @@ class Reserves:
         usage = reserve.usage + charge
         if self.patched.mem_reserve and charge >= 0 and usage >= reserve.limit and not overcommit:  # [p11]
             return 0
-        reserve.usage = usage = max(usage, 0)
+        if usage < 0:
+            reserve.overdrawn -= usage
+            usage = 0
+        reserve.usage = usage
         reserve.peak = max(reserve.peak, usage)
         return 1
 

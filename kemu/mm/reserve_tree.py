@@ -38,10 +38,11 @@ class MemReserve:
     :ivar pages: what the node and all below it need.
     :ivar limit: what may be charged.
     :ivar usage: what is charged.
+    :ivar overdrawn: what was given back although nobody had charged it; usage stays at 0 then, and would not show it.
     :ivar peak: the most that ever was charged; for reports.
     """
 
-    __slots__ = ("_head", "_siblings", "limit", "name", "pages", "parent", "peak", "usage")
+    __slots__ = ("_head", "_siblings", "limit", "name", "overdrawn", "pages", "parent", "peak", "usage")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,6 +53,7 @@ class MemReserve:
         self.limit = 0
         self.usage = 0
         self.peak = 0
+        self.overdrawn = 0
 
     @property
     def children(self) -> list[MemReserve]:

@@ -125,6 +125,9 @@ def leftovers(skbs: SkbFree) -> list[str]:
     usage = skbs.net_reserves.net_skb_reserve.usage
     if usage:
         lines.append(f"{name}: {usage} bytes are charged to the SKB data reserve")
+    overdrawn = skbs.net_reserves.net_skb_reserve.overdrawn
+    if overdrawn:
+        lines.append(f"{name}: {overdrawn} bytes were given back to the SKB data reserve that nobody had charged")
     return lines
 
 

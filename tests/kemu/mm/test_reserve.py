@@ -184,3 +184,13 @@ class ReserveMachine(RuleBasedStateMachine):
 
 TestReserveMachine = ReserveMachine.TestCase
 TestReserveMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+def test_what_nobody_had_charged_is_noticed_when_it_is_given_back(sg):
+    skb = sg.reserves.mem_reserve_init("SKB data reserve", None)
+    sg.reserves.mem_reserve_kmalloc_set(skb, 262144)
+    sg.reserves.mem_reserve_kmalloc_charge(skb, 2048)
+    sg.reserves.mem_reserve_kmalloc_charge(skb, -2048)
+    assert (skb.usage, skb.overdrawn) == (0, 0)
+    sg.reserves.mem_reserve_kmalloc_charge(skb, -2048)
+    assert (skb.usage, skb.overdrawn) == (0, 2048)
