@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from kemu.errors import ConfigError
+from kemu.errors import ConfigError, KemuError
 from kemu.fixes import FixSet
 from kemu.patches import PatchSet
 from kemu_lab.capture import capturing, prepare_capture
@@ -98,16 +98,21 @@ def _play(path: Path, defines: dict[str, str], patches: PatchSet, fixes: FixSet,
         return Result(str(path), UNREADABLE, str(path), f"cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
         return Result(str(path), UNREADABLE, str(path), "is no text in UTF-8")
-    with ExitStack() as capture:
-        return play_script(
-            text,
-            str(path),
-            defines=defines,
-            patches=patches,
-            fixes=fixes,
-            stimulus=stimulus,
-            on_host=lambda host: capture.enter_context(capturing(pcap, host.wire, kemu=host.stack)),
-        )
+    try:
+        with ExitStack() as capture:
+            return play_script(
+                text,
+                str(path),
+                defines=defines,
+                patches=patches,
+                fixes=fixes,
+                stimulus=stimulus,
+                on_host=lambda host: capture.enter_context(capturing(pcap, host.wire, kemu=host.stack)),
+            )
+    except KemuError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a defect of kemu that one script finds shall not end the others
+        return Result(str(path), FAILED, str(path), f"a defect of kemu: {type(error).__name__}: {error}")
 
 
 def _print(result: Result, verbose: bool) -> None:

@@ -35,12 +35,14 @@ from kemu_net.core.sock import (
     SOCK_ASYNC_NOSPACE,
     SOCK_LINGER,
     SOCK_NOSPACE,
+    SOCK_URGINLINE,
     sock_error,
     sock_rcvtimeo,
     sock_sndtimeo,
 )
 from kemu_net.core.stream import sk_stream_min_wspace, sk_stream_wspace
 from kemu_net.core.uapi import Msg, SockaddrIn
+from kemu_net.ipv4.tcp_queues import TCP_URG_VALID
 from kemu_net.ipv4.tcp_sock import MASK
 from kemu_net.ipv4.tcp_states import (
     TCP_CLOSE,
@@ -233,8 +235,10 @@ class InetStream(ProtoOps):
         if sk.sk_shutdown & RCV_SHUTDOWN:
             mask |= uapi.POLLIN | uapi.POLLRDNORM | uapi.POLLRDHUP
         if sk.sk_state not in _CONNECTING:
-            if sk.rcv_nxt != sk.copied_seq:
+            if sk.rcv_nxt != sk.copied_seq and not _only_urgent(sk):
                 mask |= uapi.POLLIN | uapi.POLLRDNORM
+            if sk.urg_data & TCP_URG_VALID:
+                mask |= uapi.POLLPRI
             if not sk.sk_shutdown & SEND_SHUTDOWN:
                 if sk_stream_wspace(sk) >= sk_stream_min_wspace(sk):
                     mask |= uapi.POLLOUT | uapi.POLLWRNORM
@@ -274,3 +278,9 @@ class InetStream(ProtoOps):
         if level == uapi.SOL_IP:
             return ip_getsockopt(sock.sk, optname)
         return self.tcp.tcp_getsockopt(sock.sk, optname) if level == uapi.SOL_TCP else (-ENOPROTOOPT, None)
+
+
+def _only_urgent(sk: TcpSock) -> bool:
+    """Tell whether all that could be read is the urgent byte, which a read would jump over."""
+    waiting = sk.rcv_nxt - sk.copied_seq & MASK
+    return bool(sk.urg_data) and sk.urg_seq == sk.copied_seq and waiting == 1 and not sk.sk_flags & SOCK_URGINLINE

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from captures import read_pcapng
+from kemu_lab import packet_command
 from kemu_lab.cli import main
 
 GOOD = "0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3\n"
@@ -112,3 +113,20 @@ def test_a_capture_is_of_one_script(tmp_path, capsys):
     (tmp_path / "b.pkt").write_text("")
     assert main(["packet", "--pcap", str(tmp_path / "x"), str(tmp_path)]) == 2
     assert "of one script, not of 2" in capsys.readouterr().err
+
+
+def test_a_defect_of_kemu_in_one_script_does_not_end_the_others(script, tmp_path, capsys, monkeypatch):
+    for name in ("a.pkt", "b.pkt"):
+        script(name, GOOD)
+    real = packet_command.play_script
+
+    def broken(text, name, **options):
+        if name.endswith("a.pkt"):
+            raise IndexError("list index out of range")
+        return real(text, name, **options)
+
+    monkeypatch.setattr(packet_command, "play_script", broken)
+    assert main(["packet", str(tmp_path)]) == 1
+    first, second, _summary = capsys.readouterr().out.splitlines()
+    assert first == f"FAILED {tmp_path}/a.pkt: a defect of kemu: IndexError: list index out of range"
+    assert second == f"ok {tmp_path}/b.pkt"
