@@ -389,6 +389,15 @@ def test_a_world_belongs_to_its_thread(machine):
 # ---- Ctrl-C
 
 
+@pytest.fixture
+def ctrl_c():
+    """Have Ctrl-C raise KeyboardInterrupt, also where a shell started the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_reaches_the_caller_and_leaves_a_world_that_can_only_be_shut_down(machine):
     def body():
         os.kill(os.getpid(), signal.SIGINT)
