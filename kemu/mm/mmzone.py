@@ -147,10 +147,8 @@ class Zone:
         self._floor = list(self.lowmem_reserve)
         if self.patched.emergency_pool:  # [p08]
             self._floor = [reserve + self.pages_emerg for reserve in self._floor]
-        self.thresholds = [
-            [self._discounted(self._mark(alloc_flags), alloc_flags) + floor for floor in self._floor]
-            for alloc_flags in range(WMARK_FLAGS + 1)
-        ]
+        minima = [self._discounted(self._mark(alloc_flags), alloc_flags) for alloc_flags in range(WMARK_FLAGS + 1)]
+        self.thresholds = [[minimum + floor for floor in self._floor] for minimum in minima]
         self.low_threshold = self.thresholds[ALLOC_WMARK_LOW][self.zone_idx]
 
     def _mark(self, alloc_flags: alloc_flags_t) -> int:

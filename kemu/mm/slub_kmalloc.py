@@ -48,6 +48,7 @@ SIZE_MAX: Final = (1 << 64) - 1
 
 
 _KMALLOC = SLAB_PANIC | SLAB_KMALLOC
+_INDEX_BY_SIZE = tuple((size, kmalloc_index(size)) for size in range(1, KMALLOC_MAX_CACHED + 1))
 
 
 class SlubKmalloc(SlubEstimates):
@@ -72,11 +73,8 @@ class SlubKmalloc(SlubEstimates):
         self.kmalloc_caches = [None]
         self.kmalloc_caches += [self.kmem_cache_create(f"kmalloc-{size}", size, flags=_KMALLOC) for size in KMALLOC_SIZES[1:]]
         self.kmalloc_caches_dma: list[KmemCache | None] = [None] * len(self.kmalloc_caches)
-        self._kmalloc_by_size: dict[int, KmemCache] = {}
-        for size in range(1, KMALLOC_MAX_CACHED + 1):
-            cache = self.kmalloc_caches[kmalloc_index(size)]
-            assert cache is not None
-            self._kmalloc_by_size[size] = cache
+        caches = [cache for cache in self.kmalloc_caches if cache is not None]
+        self._kmalloc_by_size = {size: caches[index - 1] for size, index in _INDEX_BY_SIZE}
 
     @abstractmethod
     def kmalloc(self, size: int, gfp: gfp_t) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import kemu_net
@@ -41,6 +42,7 @@ def used(tree: ast.Module) -> Iterator[str]:
                     yield from words(inner.value)
 
 
+@cache
 def reasons_of_the_code() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in sorted(ROOT.rglob("*.py")):
