@@ -5,10 +5,14 @@ Interface: ``Cred``; ``permitted(inode, cred, MAY_READ | ...)``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
-from kemu_nfs.server.inode import Inode
 from kemu_nfs.sunrpc.nfs3_const import NF3DIR
+
+if TYPE_CHECKING:
+    from kemu_nfs.server.tree import Node
 
 MAY_READ, MAY_WRITE, MAY_EXEC = 4, 2, 1
 
@@ -22,7 +26,7 @@ class Cred:
     gids: tuple[int, ...] = ()
 
 
-def permitted(inode: Inode, cred: Cred, want: int) -> bool:
+def permitted(inode: Node, cred: Cred, want: int) -> bool:
     """Tell whether the mode bits grant all of ``want`` (MAY_*) to ``cred``; root may all but execute a file without an x bit."""
     mode = inode.mode
     if cred.uid == 0:

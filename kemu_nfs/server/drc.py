@@ -10,9 +10,12 @@ Interface
 Rules of this file
     * A request that is still being worked at is dropped when it comes again; one that was answered gets the same bytes.
     * The key has a checksum of all arguments: a client that rebooted may use an xid again for something else.
-    * Bounded. The entry that was answered longest ago goes first; one that is being worked at never does.
-    * It lives in the server's memory: a restart empties it.
-    * Left out: hash chains and the size limit for replies of the kernel's cache (its entries, 1024, are kept).
+    * Bounded, in entries and in bytes of a reply. The entry that was answered longest ago goes first; one that is being worked at
+      never does.
+    * An answer is given again for two minutes (RC_EXPIRE); later the xid is taken for another request's.
+    * It lives in the server's memory: a loss of power empties it, an end of the service does not.
+    * Left out: hash chains, and that an answered request which comes again within 200 ms is dropped (RC_DELAY): over TCP the
+      client then waits a minute for nothing, and later kernels do not.
 """
 
 from __future__ import annotations
@@ -20,17 +23,23 @@ from __future__ import annotations
 from kemu.errors import KernelBug
 
 CACHESIZE = 1024
+EXPIRE_NS = 120_000_000_000
+MAX_REPLY = 1024  # bytes; the longest that a cached procedure makes is 300
 
 DrcKey = tuple[int, int, int, int, int]  # client, xid, program << 8 | version, procedure, checksum of the arguments
 
 
 class CacheEntry:
-    """A request that may come again: ``reply`` is None until it was executed, ``busy`` until its reply was sent."""
+    """A request that may come again: ``reply`` is None until it was executed, ``busy`` until its reply was sent.
 
-    __slots__ = ("busy", "hits", "key", "reply")
+    :ivar since_ns: when it came first.
+    """
 
-    def __init__(self, key: DrcKey) -> None:
+    __slots__ = ("busy", "hits", "key", "reply", "since_ns")
+
+    def __init__(self, key: DrcKey, since_ns: int) -> None:
         self.key = key
+        self.since_ns = since_ns
         self.reply: bytes | None = None
         self.busy = True
         self.hits = 0
@@ -49,14 +58,17 @@ class DuplicateRequestCache:
         self.replayed = 0
         self.dropped = 0
 
-    def lookup(self, key: DrcKey) -> CacheEntry:
+    def lookup(self, key: DrcKey, now_ns: int = 0) -> CacheEntry:
         """Return the entry of a request; a new one has ``hits`` 0 and the caller executes it (nfsd_cache_lookup())."""
         entry = self.entries.get(key)
+        if entry is not None and now_ns - entry.since_ns > EXPIRE_NS and not entry.busy:
+            del self.entries[key]
+            entry = None
         if entry is None:
             self.misses += 1
             if len(self.entries) >= self.size:
                 self._make_room()
-            entry = self.entries[key] = CacheEntry(key)
+            entry = self.entries[key] = CacheEntry(key, now_ns)
             return entry
         entry.hits += 1
         if entry.busy:
@@ -78,7 +90,8 @@ class DuplicateRequestCache:
         if entry.busy and self.entries.get(entry.key) is entry:
             entry.busy = False
             del self.entries[entry.key]
-            self.entries[entry.key] = entry
+            if entry.reply is None or len(entry.reply) <= MAX_REPLY:
+                self.entries[entry.key] = entry
             while len(self.entries) > self.size and self._make_room():
                 pass
 
@@ -86,6 +99,17 @@ class DuplicateRequestCache:
         """Drop a request that was not executed: a duplicate starts anew (RC_NOCACHE)."""
         if self.entries.get(entry.key) is entry:
             del self.entries[entry.key]
+
+    def settle(self) -> None:
+        """End the service: what was executed counts as answered, what was not is forgotten.
+
+        Otherwise the duplicates of a request that nobody works at any more would be dropped for ever.
+        """
+        for entry in [entry for entry in self.entries.values() if entry.busy]:
+            if entry.reply is None:
+                self.forget(entry)
+            else:
+                self.finish(entry)
 
     def clear(self) -> None:
         """Lose everything, with the server's memory (nfsd_reply_cache_shutdown())."""

@@ -3,9 +3,7 @@
 Interface
     * ``FileTree(clock)``: the tree; ``clock()`` gives ns.
     * ``make_dir(path)``, ``make_file(path, size)``, ``lookup_path(path)``: for whoever sets up a server.
-    * ``lookup create mkdir symlink mknod link remove rmdir rename``: what the procedures of NFS do with names; each returns a
-      status of RFC 1813 (0 is success), with the object where there is one.
-    * ``crash(lose_unstable)``: a loss of power.
+    * All of tree.py's protocol: names, data, attributes, and ``crash(lose_unstable)``, a loss of power.
 
 Rules of this file
     * A file handle is 32 bytes: a magic, the file system's number, the file's number, the generation. A file's number is never
@@ -17,43 +15,35 @@ Rules of this file
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kemu.errors import KernelBug
 from kemu_nfs.server.cred import Cred
 from kemu_nfs.server.inode import BLOCK_SHIFT, Inode
+from kemu_nfs.server.tree import LINK_MAX, FsStat, Sattr3, block_range, check_name
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3DIR,
     NF3LNK,
     NF3REG,
     NFS3_OK,
+    NFS3ERR_ACCES,
     NFS3ERR_BADHANDLE,
     NFS3ERR_EXIST,
     NFS3ERR_INVAL,
     NFS3ERR_ISDIR,
     NFS3ERR_MLINK,
-    NFS3ERR_NAMETOOLONG,
     NFS3ERR_NOENT,
+    NFS3ERR_NOSPC,
     NFS3ERR_NOTDIR,
     NFS3ERR_NOTEMPTY,
     NFS3ERR_STALE,
 )
 
 EPOCH_NS = 1_193_760_241_000_000_000  # 30 October 2007, 16:04:01 UTC: what a server's clock shows at virtual time 0
-NAME_MAX = 255
-LINK_MAX = 32000
+MAX_FILES = 1 << 20  # told by FSSTAT, not enforced
 
 _HANDLE = struct.Struct("!4sIQI12x")
 _MAGIC = b"kemu"
-
-
-def check_name(name: bytes) -> int:
-    """Judge a name that a call wants to make, remove or look up: a status."""
-    if len(name) > NAME_MAX:
-        return NFS3ERR_NAMETOOLONG
-    if not name or b"/" in name or b"\0" in name:
-        return NFS3ERR_INVAL
-    return NFS3_OK
 
 
 class FileTree:
@@ -70,7 +60,7 @@ class FileTree:
         self.capacity = capacity
         self.bounded = bounded
         self.by_handle: dict[bytes, Inode] = {}
-        self.exported: dict[int, bytes] = {}  # fileid of an export's root -> its path
+        self.exported: dict[int, str] = {}  # fileid of an export's root -> its path
         self._next_fileid = 2
         self.root = self._new(NF3DIR, 0o755, 0, 0)
         self.root.parent = self.root
@@ -90,7 +80,12 @@ class FileTree:
 
     # handles and paths
 
-    def fh_status(self, handle: bytes) -> int:
+    def find(self, handle: bytes) -> tuple[int, Inode | None]:
+        """Find the object of a handle (fh_verify())."""
+        inode = self.by_handle.get(handle)
+        return (NFS3_OK, inode) if inode is not None else (self._fh_status(handle), None)
+
+    def _fh_status(self, handle: bytes) -> int:
         """Say why a handle that is not in ``by_handle`` is refused: STALE if it was once ours, else BADHANDLE."""
         if len(handle) != _HANDLE.size or handle[28:].strip(b"\0"):
             return NFS3ERR_BADHANDLE
@@ -109,6 +104,10 @@ class FileTree:
                 return None
             inode = found
         return inode
+
+    def add_export(self, path: str) -> None:
+        """Make a directory the top of what clients see from it; it is made if it is not there."""
+        self.exported[self.make_dir(path).fileid] = path
 
     def make_dir(self, path: str, *, mode: int = 0o755, uid: int = 0, gid: int = 0) -> Inode:
         """Make a directory and those above it, or find it."""
@@ -177,15 +176,22 @@ class FileTree:
         self._touch(folder)
         return NFS3_OK, inode
 
-    def create(self, folder: Inode, name: bytes, mode: int, cred: Cred) -> tuple[int, Inode | None]:
+    def create(self, folder: Inode, name: bytes, mode: int, cred: Cred, verf: bytes | None = None) -> tuple[int, Inode | None]:
         """Make an empty regular file."""
-        return self._make(folder, name, NF3REG, mode, cred)
+        status, inode = self._make(folder, name, NF3REG, mode, cred)
+        if inode is not None:
+            inode.create_verf = verf
+        return status, inode
+
+    def created_with(self, inode: Inode, verf: bytes) -> bool:
+        """Tell whether a file was made by an EXCLUSIVE CREATE with this verifier."""
+        return inode.create_verf == verf
 
     def mkdir(self, folder: Inode, name: bytes, mode: int, cred: Cred) -> tuple[int, Inode | None]:
         """Make an empty directory."""
         if folder.nlink >= LINK_MAX:
             return NFS3ERR_MLINK, None
-        status, inode = self._make(folder, name, NF3DIR, mode, cred)
+        status, inode = self._make(folder, name, NF3DIR, mode | folder.mode & 0o2000, cred)
         if inode is not None:
             inode.parent = folder
             folder.nlink += 1
@@ -193,6 +199,8 @@ class FileTree:
 
     def symlink(self, folder: Inode, name: bytes, target: bytes, mode: int, cred: Cred) -> tuple[int, Inode | None]:
         """Make a symbolic link; the server never follows it."""
+        if not target or b"\0" in target:
+            return NFS3ERR_ACCES, None  # no system can make such a link; SYMLINK has no better word
         status, inode = self._make(folder, name, NF3LNK, mode, cred)
         if inode is not None:
             inode.target = target
@@ -250,7 +258,7 @@ class FileTree:
         if name == b".":
             return NFS3ERR_INVAL
         if name == b"..":
-            return NFS3ERR_NOTEMPTY
+            return NFS3ERR_EXIST  # RFC 1813, 3.3.13
         status, inode = self.lookup(folder, name)
         if status or inode is None:
             return status
@@ -302,7 +310,60 @@ class FileTree:
             inode = inode.parent
         return True
 
+    def entries(self, folder: Inode, cookie: int) -> Iterator[tuple[int, bytes, int]]:
+        """List (cookie, name, fileid) of the names after ``cookie``."""
+        return ((entry.cookie, entry.name, entry.inode.fileid) for entry in folder.entries.values() if entry.cookie > cookie)
+
+    # data and attributes
+
+    def readlink(self, inode: Inode) -> tuple[int, bytes]:
+        """Tell where a symbolic link leads."""
+        return NFS3_OK, inode.target
+
+    def read(self, inode: Inode, offset: int, count: int) -> tuple[int, bytes]:
+        """Read from a file."""
+        return NFS3_OK, inode.read_data(offset, count)
+
+    def write(self, inode: Inode, offset: int, data: bytes, stable: bool) -> tuple[int, int]:
+        """Write to a file, if there is room for all of it."""
+        if not self.has_room(inode, offset, len(data)):
+            return NFS3ERR_NOSPC, 0
+        if data:
+            inode.write_data(offset, data, stable)
+            inode.mtime_ns = inode.ctime_ns = self.now()
+        return NFS3_OK, len(data)
+
+    def commit(self, inode: Inode, offset: int, count: int) -> tuple[int, int]:
+        """Make a part of a file stable."""
+        return NFS3_OK, inode.commit(*block_range(offset, count, BLOCK_SHIFT))
+
+    def set_attributes(self, inode: Inode, sattr: Sattr3) -> int:
+        """Change attributes; a file that changes its owner is no longer set-user-id."""
+        now = self.now()
+        if sattr.uid is not None or sattr.gid is not None:
+            inode.uid = inode.uid if sattr.uid is None else sattr.uid
+            inode.gid = inode.gid if sattr.gid is None else sattr.gid
+            if inode.ftype != NF3DIR:
+                inode.mode &= ~0o6000
+        if sattr.mode is not None:
+            inode.mode = sattr.mode & 0o7777
+        if sattr.size is not None:
+            inode.resize(sattr.size)
+            inode.mtime_ns = now
+        if sattr.atime_ns is not None:
+            inode.atime_ns = now if sattr.atime_ns < 0 else sattr.atime_ns
+        if sattr.mtime_ns is not None:
+            inode.mtime_ns = now if sattr.mtime_ns < 0 else sattr.mtime_ns
+        inode.ctime_ns = now
+        return NFS3_OK
+
     # the whole
+
+    def statfs(self) -> FsStat:
+        """Tell how full it is."""
+        free = max(0, self.capacity - self.used_bytes())
+        files_free = max(0, MAX_FILES - len(self.by_handle))
+        return FsStat(self.capacity, free, free, MAX_FILES, files_free, files_free)
 
     def used_bytes(self) -> int:
         """Bytes of file data that are stored."""

@@ -16,13 +16,12 @@ Rules of this file
 from __future__ import annotations
 
 from kemu.errors import KernelBug
+from kemu_nfs.server.tree import FIRST_COOKIE
 from kemu_nfs.sunrpc.nfs3_const import NF3DIR, NF3LNK, NF3REG
 
 BLOCK_SIZE = 4096
 BLOCK_SHIFT = 12
 ZERO_BLOCK = bytes(BLOCK_SIZE)
-
-FIRST_COOKIE = 3  # READDIR: 1 is ".", 2 is ".."
 
 
 class DirEntry:
@@ -150,12 +149,22 @@ class Inode:
                         held[last] = old[:tail] + bytes(BLOCK_SIZE - tail)
         self.size = self.stable_size = size
 
-    def commit(self) -> int:
-        """Make everything stable; return how many blocks had to be written."""
-        blocks = len(self.undo)
-        self.undo.clear()
-        self.stable_size = self.size
-        return blocks
+    def commit(self, first: int = 0, last: int | None = None) -> int:
+        """Make blocks ``first`` to ``last`` stable, to the end if it is None; return how many had to be written."""
+        undo = self.undo
+        blocks = len(undo)
+        if first or last is not None:
+            chosen = [block for block in undo if first <= block and (last is None or block <= last)]
+            for block in chosen:
+                del undo[block]
+            if not undo:
+                self.stable_size = self.size
+            elif chosen:
+                self.stable_size = max(self.stable_size, min(self.size, (max(chosen) + 1) << BLOCK_SHIFT))
+        else:
+            undo.clear()
+            self.stable_size = self.size
+        return blocks - len(undo)
 
     def lose_unstable(self) -> int:
         """Put back what stable storage holds, as a loss of power does; return how many blocks were lost."""

@@ -5,6 +5,7 @@ Interface
 
 Rules of this file
     * A path is walked in the tree; ``..`` never leads out of an export, and what lies in no export is refused (MNT3ERR_ACCES).
+      Symbolic links are not followed: they are no directories.
     * The list of who mounted what is for people: it is never asked whether somebody may use a handle.
     * Left out: the older versions, groups of hosts by name.
 """
@@ -14,15 +15,14 @@ from __future__ import annotations
 import attrs
 
 from kemu.errors import ConfigError
-from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.program import Call, FastPath, Procedure
+from kemu_nfs.server.tree import Node, Tree
 from kemu_nfs.sunrpc.nfs3_const import (
-    MNT3_OK,
     MNT3ERR_ACCES,
-    MNT3ERR_NOENT,
     MNT3ERR_NOTDIR,
     MNTPATHLEN,
     NF3DIR,
+    NFS3_OK,
 )
 from kemu_nfs.sunrpc.rpc_const import MOUNT_PROGRAM, MOUNT_VERSION, RPC_AUTH_UNIX
 from kemu_nfs.sunrpc.xdr import Packer, Unpacker
@@ -34,12 +34,14 @@ MAX_MOUNTS = 1024  # entries of the list that DUMP shows
 class Export:
     """A directory that clients may mount.
 
-    :param path: where it lies in the tree; it is made if it is not there.
+    :param path: its name for clients.
     :param hosts: the IPv4 addresses that may mount it; None for all.
+    :param at: where it lies in the tree, if not at ``path``.
     """
 
     path: str = "/export"
     hosts: tuple[int, ...] | None = None
+    at: str | None = None
 
 
 def _split(path: bytes) -> list[bytes]:
@@ -60,13 +62,14 @@ def _dotted(address: int) -> str:
 class MountProgram:
     """MOUNT version 3."""
 
-    def __init__(self, tree: FileTree, exports: tuple[Export, ...] = (Export(),)) -> None:
+    def __init__(self, tree: Tree, exports: tuple[Export, ...] = (Export(),)) -> None:
         self.tree = tree
         self.exports = exports
         for export in exports:
-            if not export.path.startswith("/"):
-                raise ConfigError(f"an export is an absolute path, not {export.path!r}")
-            tree.exported[tree.make_dir(export.path).fileid] = export.path.encode()
+            for path in (export.path, export.at or "/"):
+                if not path.startswith("/") or "\0" in path:
+                    raise ConfigError(f"an export is an absolute path, not {path!r}")
+            tree.add_export(export.at or export.path)
         self.mounts: dict[tuple[int, bytes], None] = {}  # who mounted what, in that order
         self.number = MOUNT_PROGRAM
         self.versions = (MOUNT_VERSION, MOUNT_VERSION)
@@ -103,20 +106,10 @@ class MountProgram:
         """Give the handle of an exported directory (procedure 1)."""
         names = _split(args.unpack_opaque(MNTPATHLEN))
         export = self._export_of(names)
-        status = MNT3_OK
-        inode = None
         if export is None or (export.hosts is not None and call.client not in export.hosts):
-            status = MNT3ERR_ACCES
-        else:
-            inode = self.tree.root
-            for name in names:
-                found = inode.entries.get(name)
-                if found is None:
-                    status = MNT3ERR_NOENT if inode.ftype == NF3DIR else MNT3ERR_NOTDIR
-                    break
-                inode = found.inode
-            if not status and inode.ftype != NF3DIR:
-                status = MNT3ERR_NOTDIR
+            out.pack_uint(MNT3ERR_ACCES)
+            return
+        status, inode = self._walk(export, names)
         out.pack_uint(status)
         if status or inode is None:
             return
@@ -125,6 +118,18 @@ class MountProgram:
         out.pack_opaque(inode.handle)
         out.pack_uint(1)
         out.pack_uint(RPC_AUTH_UNIX)
+
+    def _walk(self, export: Export, names: list[bytes]) -> tuple[int, Node | None]:
+        """Go down from an export's top; NFS's status numbers are MOUNT's."""
+        inode = self.tree.lookup_path(export.at or export.path)
+        status = NFS3_OK if inode is not None else MNT3ERR_ACCES
+        for name in names[len(_split(export.path.encode())) :]:
+            if status:
+                break
+            status, inode = self.tree.lookup(inode, name)
+        if not status and inode.ftype != NF3DIR:
+            status = MNT3ERR_NOTDIR
+        return status, inode
 
     def dump(self, call: Call, args: Unpacker, out: Packer) -> None:
         """List who mounted what (procedure 2)."""

@@ -3,7 +3,7 @@
 Interface
     * ``unpack_fh``, ``unpack_sattr3``, ``unpack_diropargs``: arguments.
     * ``pack_fattr3``, ``pack_post_op_attr``, ``pack_wcc``, ``pack_post_op_fh``: results.
-    * ``Sattr3`` and ``apply_sattr3()``: what SETATTR and the creating procedures may change.
+    * ``may_apply()``: what SETATTR and the creating procedures may change.
 
 Rules of this file
     * Decoders consume all of their type before anybody acts on it: what is malformed changes nothing.
@@ -12,11 +12,8 @@ Rules of this file
 
 from __future__ import annotations
 
-import attrs
-
 from kemu_nfs.server.cred import MAY_WRITE, Cred, permitted
-from kemu_nfs.server.filetree import FileTree
-from kemu_nfs.server.inode import Inode
+from kemu_nfs.server.tree import MAX_FILE_SIZE, NOBODY_ID, Node, Sattr3
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3DIR,
     NF3REG,
@@ -34,21 +31,8 @@ from kemu_nfs.sunrpc.nfs3_const import (
 from kemu_nfs.sunrpc.xdr import Packer, Unpacker, XdrError
 
 NSEC_PER_SEC = 1_000_000_000
-MAX_FILE_SIZE = (1 << 63) - 1
 
 PreOp = tuple[int, int, int]  # size, mtime and ctime before the operation
-
-
-@attrs.define(eq=False)
-class Sattr3:
-    """``struct sattr3``: None leaves an attribute alone; a time of -1 is the server's own."""
-
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    size: int | None = None
-    atime_ns: int | None = None
-    mtime_ns: int | None = None
 
 
 def unpack_fh(args: Unpacker) -> bytes:
@@ -61,19 +45,16 @@ def unpack_diropargs(args: Unpacker) -> tuple[bytes, bytes]:
     return unpack_fh(args), args.unpack_opaque()
 
 
-def _unpack_time(args: Unpacker) -> int:
-    seconds = args.unpack_uint()
-    return seconds * NSEC_PER_SEC + args.unpack_uint()
-
-
-def _unpack_set_time(args: Unpacker) -> int | None:
+def _unpack_set_time(args: Unpacker, sattr: Sattr3) -> int | None:
     how = args.unpack_uint()
     if how == NFS3_DONT_CHANGE:
         return None
     if how == NFS3_SET_TO_SERVER_TIME:
         return -1
     if how == NFS3_SET_TO_CLIENT_TIME:
-        return _unpack_time(args)
+        seconds, rest = args.unpack_uint(), args.unpack_uint()
+        sattr.invalid |= rest >= NSEC_PER_SEC
+        return seconds * NSEC_PER_SEC + rest
     raise XdrError(f"time_how is {how}, allowed are 0, 1, 2")
 
 
@@ -83,12 +64,16 @@ def unpack_sattr3(args: Unpacker) -> Sattr3:
     uid = args.unpack_uint() if args.unpack_bool() else None
     gid = args.unpack_uint() if args.unpack_bool() else None
     size = args.unpack_uhyper() if args.unpack_bool() else None
-    return Sattr3(mode, uid, gid, size, _unpack_set_time(args), _unpack_set_time(args))
+    sattr = Sattr3(mode, uid, gid, size)
+    sattr.atime_ns = _unpack_set_time(args, sattr)
+    sattr.mtime_ns = _unpack_set_time(args, sattr)
+    sattr.invalid |= NOBODY_ID in (uid, gid)
+    return sattr
 
 
-def unpack_guard(args: Unpacker) -> int | None:
-    """Read SETATTR's guard: the ctime that the object must still have, in ns."""
-    return _unpack_time(args) if args.unpack_bool() else None
+def unpack_guard(args: Unpacker) -> tuple[int, int] | None:
+    """Read SETATTR's guard: the ctime that the object must still have, in seconds and ns."""
+    return (args.unpack_uint(), args.unpack_uint()) if args.unpack_bool() else None
 
 
 def _pack_time(out: Packer, ns: int) -> None:
@@ -97,7 +82,7 @@ def _pack_time(out: Packer, ns: int) -> None:
     out.pack_uint(rest)
 
 
-def pack_fattr3(out: Packer, inode: Inode, fsid: int) -> None:
+def pack_fattr3(out: Packer, inode: Node, fsid: int) -> None:
     """Write all attributes of an object, 84 bytes."""
     for word in (inode.ftype, inode.mode, inode.nlink, inode.uid, inode.gid):
         out.pack_uint(word)
@@ -112,7 +97,7 @@ def pack_fattr3(out: Packer, inode: Inode, fsid: int) -> None:
     _pack_time(out, inode.ctime_ns)
 
 
-def pack_post_op_attr(out: Packer, inode: Inode | None, fsid: int) -> None:
+def pack_post_op_attr(out: Packer, inode: Node | None, fsid: int) -> None:
     """Write attributes, or that there are none."""
     if inode is None:
         out.pack_bool(False)
@@ -121,18 +106,18 @@ def pack_post_op_attr(out: Packer, inode: Inode | None, fsid: int) -> None:
         pack_fattr3(out, inode, fsid)
 
 
-def pack_post_op_fh(out: Packer, inode: Inode) -> None:
+def pack_post_op_fh(out: Packer, inode: Node) -> None:
     """Write the handle of an object."""
     out.pack_bool(True)
     out.pack_opaque(inode.handle)
 
 
-def pre_op(inode: Inode | None) -> PreOp | None:
+def pre_op(inode: Node | None) -> PreOp | None:
     """Remember what a client compares its cache with (wcc_attr)."""
     return None if inode is None else (inode.size, inode.mtime_ns, inode.ctime_ns)
 
 
-def pack_wcc(out: Packer, before: PreOp | None, inode: Inode | None, fsid: int) -> None:
+def pack_wcc(out: Packer, before: PreOp | None, inode: Node | None, fsid: int) -> None:
     """Write weak cache consistency data: a little from before, all from after."""
     if before is None:
         out.pack_bool(False)
@@ -144,8 +129,10 @@ def pack_wcc(out: Packer, before: PreOp | None, inode: Inode | None, fsid: int) 
     pack_post_op_attr(out, inode, fsid)
 
 
-def may_apply(inode: Inode, sattr: Sattr3, cred: Cred) -> int:
+def may_apply(inode: Node, sattr: Sattr3, cred: Cred) -> int:
     """Judge a change of attributes: a status. The owner may change all but the owner; a writer may cut and touch."""
+    if sattr.invalid:
+        return NFS3ERR_INVAL
     owner = cred.uid in (0, inode.uid)
     if not owner:
         if sattr.mode is not None or sattr.uid is not None or sattr.gid is not None:
@@ -167,22 +154,3 @@ def may_apply(inode: Inode, sattr: Sattr3, cred: Cred) -> int:
         if sattr.size > MAX_FILE_SIZE:
             return NFS3ERR_FBIG
     return NFS3_OK
-
-
-def apply_sattr3(tree: FileTree, inode: Inode, sattr: Sattr3) -> None:
-    """Change the attributes that may_apply() allowed."""
-    now = tree.now()
-    if sattr.mode is not None:
-        inode.mode = sattr.mode & 0o7777
-    if sattr.uid is not None:
-        inode.uid = sattr.uid
-    if sattr.gid is not None:
-        inode.gid = sattr.gid
-    if sattr.size is not None:
-        inode.resize(sattr.size)
-        inode.mtime_ns = now
-    if sattr.atime_ns is not None:
-        inode.atime_ns = now if sattr.atime_ns < 0 else sattr.atime_ns
-    if sattr.mtime_ns is not None:
-        inode.mtime_ns = now if sattr.mtime_ns < 0 else sattr.mtime_ns
-    inode.ctime_ns = now

@@ -8,17 +8,18 @@ Interface
 Rules of this file
     * Decode everything, then act, then encode, as in nfs3_file.py.
     * A directory that changes is written to the disk before the answer: every change costs ``costs.metadata``.
-    * READDIR's cookies stay right while names come and go, so its verifier is always zero.
+    * READDIR's cookies stay right while names come and go, so its verifier is always zero; a call that goes on with another
+      one (it is not ours) gets BAD_COOKIE.
+    * What a caller may be told of a directory's names is bounded by his ``count``, or ``dircount`` and ``maxcount``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from kemu_nfs.server.cred import MAY_EXEC, MAY_READ, MAY_WRITE, permitted
-from kemu_nfs.server.inode import Inode
 from kemu_nfs.server.nfs3_attr import (
     PreOp,
-    Sattr3,
-    apply_sattr3,
     may_apply,
     pack_post_op_attr,
     pack_post_op_fh,
@@ -30,6 +31,7 @@ from kemu_nfs.server.nfs3_attr import (
 )
 from kemu_nfs.server.nfs3_file import FileProcedures
 from kemu_nfs.server.program import Call
+from kemu_nfs.server.tree import HANDLE_SIZE, Node, Sattr3
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3BLK,
     NF3CHR,
@@ -42,22 +44,30 @@ from kemu_nfs.sunrpc.nfs3_const import (
     NFS3_MAXPATHLEN,
     NFS3_OK,
     NFS3ERR_ACCES,
+    NFS3ERR_BAD_COOKIE,
     NFS3ERR_BADTYPE,
     NFS3ERR_EXIST,
+    NFS3ERR_INVAL,
     NFS3ERR_NAMETOOLONG,
     NFS3ERR_NOTDIR,
+    NFS3ERR_PERM,
     NFS3ERR_ROFS,
     NFS3ERR_TOOSMALL,
 )
 from kemu_nfs.sunrpc.xdr import Packer, Unpacker, XdrError
 
+NO_VERF = bytes(8)
+LIST_FRAME = 4 + 4 + 84 + 8 + 4 + 4  # of READDIR's results: status, the directory's attributes, verifier, end of list, eof
+ENTRY = 4 + 8 + 4 + 8  # follows, fileid, length of the name, cookie
+ENTRY_PLUS = 4 + 84 + 4 + 4 + HANDLE_SIZE
+
 
 class DirProcedures(FileProcedures):
     """Procedures on names."""
 
-    def _dir_for_change(self, handle: bytes, call: Call) -> tuple[int, Inode | None]:
+    def _dir_for_change(self, handle: bytes, call: Call) -> tuple[int, Node | None]:
         """Find a directory whose names the caller wants to change: its status, and the object whatever the status."""
-        status, folder = self._inode(handle)
+        status, folder = self.tree.find(handle)
         if folder is None:
             return status, None
         if self.read_only:
@@ -66,19 +76,19 @@ class DirProcedures(FileProcedures):
             return NFS3ERR_NOTDIR, folder
         return (NFS3_OK if permitted(folder, call.cred, MAY_WRITE | MAY_EXEC) else NFS3ERR_ACCES), folder
 
-    def _sticky(self, folder: Inode, name: bytes, call: Call) -> int:
+    def _sticky(self, folder: Node, name: bytes, call: Call) -> int:
         """In a sticky directory only owners may take names away: a status."""
         if folder.mode & 0o1000 and call.cred.uid not in (0, folder.uid):
-            entry = folder.entries.get(name)
-            if entry is not None and entry.inode.uid != call.cred.uid:
+            status, inode = self.tree.lookup(folder, name)
+            if not status and inode.uid != call.cred.uid:
                 return NFS3ERR_ACCES
         return NFS3_OK
 
     def lookup(self, call: Call, args: Unpacker, out: Packer) -> None:
         """Find a name (procedure 3)."""
         handle, name = unpack_diropargs(args)
-        status, folder = self._inode(handle)
-        inode: Inode | None = None
+        status, folder = self.tree.find(handle)
+        inode: Node | None = None
         if folder is not None:
             if folder.ftype != NF3DIR:
                 status = NFS3ERR_NOTDIR
@@ -92,7 +102,7 @@ class DirProcedures(FileProcedures):
             pack_post_op_attr(out, inode, self.tree.fsid)
         pack_post_op_attr(out, folder, self.tree.fsid)
 
-    def _made(self, call: Call, out: Packer, status: int, inode: Inode | None, before: PreOp | None, folder: Inode | None) -> None:
+    def _made(self, call: Call, out: Packer, status: int, inode: Node | None, before: PreOp | None, folder: Node | None) -> None:
         """Write the answer that CREATE, MKDIR, SYMLINK and MKNOD share."""
         out.pack_uint(status)
         if inode is not None and not status:
@@ -101,11 +111,23 @@ class DirProcedures(FileProcedures):
             pack_post_op_attr(out, inode, self.tree.fsid)
         pack_wcc(out, before, folder, self.tree.fsid)
 
-    def _first_attributes(self, inode: Inode, sattr: Sattr3, call: Call) -> None:
-        """Give a new object what its creator wants of it, as far as he may; the rest is left, as a local create would."""
+    def _first_attributes(self, inode: Node, sattr: Sattr3, call: Call) -> int:
+        """Give a new object what its creator wants of it, as far as he may; the rest is left, as a local create would.
+
+        It has its mode already. What fails now fails the call, though the object is there: RFC 1813 lets SETATTR repair it.
+        """
+        sattr.mode = None
         if may_apply(inode, sattr, call.cred):
-            sattr = Sattr3(mode=sattr.mode)
-        apply_sattr3(self.tree, inode, sattr)
+            sattr.uid = sattr.gid = None  # nfsd_create_setattr(): who may not give it away keeps it
+        wanted = (sattr.uid, sattr.gid, sattr.size, sattr.atime_ns, sattr.mtime_ns)
+        if not any(value is not None for value in wanted) or may_apply(inode, sattr, call.cred):
+            return NFS3_OK
+        return self.tree.set_attributes(inode, sattr)
+
+    def _dir_for_new(self, handle: bytes, sattr: Sattr3, call: Call) -> tuple[int, Node | None]:
+        """Find a directory that shall get an object with attributes."""
+        status, folder = self._dir_for_change(handle, call)
+        return status or (NFS3ERR_INVAL if sattr.invalid else NFS3_OK), folder
 
     def create(self, call: Call, args: Unpacker, out: Packer) -> None:
         """Make a regular file (procedure 8); EXCLUSIVE may be repeated with the same verifier."""
@@ -115,32 +137,29 @@ class DirProcedures(FileProcedures):
             raise XdrError(f"createmode3 is {how}, allowed are 0, 1, 2")
         verf = args.unpack_fopaque(8) if how == NFS3_CREATE_EXCLUSIVE else None
         sattr = Sattr3() if how == NFS3_CREATE_EXCLUSIVE else unpack_sattr3(args)
-        status, folder = self._dir_for_change(handle, call)
+        status, folder = self._dir_for_new(handle, sattr, call)
         before = pre_op(folder)
-        inode: Inode | None = None
+        inode: Node | None = None
         if folder is not None and not status:
-            status, inode = self.tree.create(folder, name, 0o644 if sattr.mode is None else sattr.mode, call.cred)
+            status, inode = self.tree.create(folder, name, 0o644 if sattr.mode is None else sattr.mode, call.cred, verf)
             if inode is not None:
-                inode.create_verf = verf
-                self._first_attributes(inode, sattr, call)
+                status = self._first_attributes(inode, sattr, call)
             elif status == NFS3ERR_EXIST and how != NFS3_CREATE_GUARDED:
                 status, inode = self._create_again(folder, name, verf, sattr, call)
         self._made(call, out, status, inode, before, folder)
 
-    def _create_again(self, folder: Inode, name: bytes, verf: bytes | None, sattr: Sattr3, call: Call) -> tuple[int, Inode | None]:
+    def _create_again(self, folder: Node, name: bytes, verf: bytes | None, sattr: Sattr3, call: Call) -> tuple[int, Node | None]:
         """Take a name that is there: UNCHECKED any regular file, setting its size; EXCLUSIVE its own earlier work."""
-        entry = folder.entries.get(name)
-        if entry is None or entry.inode.ftype != NF3REG:
+        status, inode = self.tree.lookup(folder, name)
+        if status or inode.ftype != NF3REG:
             return NFS3ERR_EXIST, None
-        inode = entry.inode
         if verf is not None:
-            return (NFS3_OK, inode) if inode.create_verf == verf else (NFS3ERR_EXIST, None)
+            return (NFS3_OK, inode) if self.tree.created_with(inode, verf) else (NFS3ERR_EXIST, None)
         if sattr.size is not None:
             cut = Sattr3(size=sattr.size)
-            status = may_apply(inode, cut, call.cred)
+            status = may_apply(inode, cut, call.cred) or self.tree.set_attributes(inode, cut)
             if status:
                 return status, None
-            apply_sattr3(self.tree, inode, cut)
         return NFS3_OK, inode
 
     def mkdir(self, call: Call, args: Unpacker, out: Packer) -> None:
@@ -148,13 +167,13 @@ class DirProcedures(FileProcedures):
         handle, name = unpack_diropargs(args)
         sattr = unpack_sattr3(args)
         sattr.size = None
-        status, folder = self._dir_for_change(handle, call)
+        status, folder = self._dir_for_new(handle, sattr, call)
         before = pre_op(folder)
-        inode: Inode | None = None
+        inode: Node | None = None
         if folder is not None and not status:
             status, inode = self.tree.mkdir(folder, name, 0o755 if sattr.mode is None else sattr.mode, call.cred)
             if inode is not None:
-                self._first_attributes(inode, sattr, call)
+                status = self._first_attributes(inode, sattr, call)
         self._made(call, out, status, inode, before, folder)
 
     def symlink(self, call: Call, args: Unpacker, out: Packer) -> None:
@@ -163,14 +182,16 @@ class DirProcedures(FileProcedures):
         sattr = unpack_sattr3(args)
         target = args.unpack_opaque()
         sattr.size = None
-        status, folder = self._dir_for_change(handle, call)
+        status, folder = self._dir_for_new(handle, sattr, call)
         before = pre_op(folder)
-        inode: Inode | None = None
+        inode: Node | None = None
         if folder is not None and not status:
             if len(target) > NFS3_MAXPATHLEN:
                 status = NFS3ERR_NAMETOOLONG
             else:
                 status, inode = self.tree.symlink(folder, name, target, 0o777, call.cred)
+                if inode is not None:
+                    status = self._first_attributes(inode, sattr, call)
         self._made(call, out, status, inode, before, folder)
 
     def mknod(self, call: Call, args: Unpacker, out: Packer) -> None:
@@ -182,17 +203,19 @@ class DirProcedures(FileProcedures):
         sattr = unpack_sattr3(args) if ftype in (NF3CHR, NF3BLK, NF3SOCK, NF3FIFO) else Sattr3()
         rdev = (args.unpack_uint(), args.unpack_uint()) if ftype in (NF3CHR, NF3BLK) else (0, 0)
         sattr.size = None
-        status, folder = self._dir_for_change(handle, call)
+        status, folder = self._dir_for_new(handle, sattr, call)
         before = pre_op(folder)
-        inode: Inode | None = None
+        inode: Node | None = None
         if folder is not None and not status:
             if ftype not in (NF3CHR, NF3BLK, NF3SOCK, NF3FIFO):
                 status = NFS3ERR_BADTYPE
+            elif ftype in (NF3CHR, NF3BLK) and call.cred.uid:
+                status = NFS3ERR_PERM  # CAP_MKNOD
             else:
                 mode = 0o644 if sattr.mode is None else sattr.mode
                 status, inode = self.tree.mknod(folder, name, ftype, mode, rdev, call.cred)
                 if inode is not None:
-                    self._first_attributes(inode, sattr, call)
+                    status = self._first_attributes(inode, sattr, call)
         self._made(call, out, status, inode, before, folder)
 
     def _unlink(self, call: Call, args: Unpacker, out: Packer, directory: bool) -> None:
@@ -237,7 +260,7 @@ class DirProcedures(FileProcedures):
         """Give an object a further name (procedure 15)."""
         handle = unpack_fh(args)
         dir_handle, name = unpack_diropargs(args)
-        status, inode = self._inode(handle)
+        status, inode = self.tree.find(handle)
         dir_status, folder = self._dir_for_change(dir_handle, call)
         before = pre_op(folder)
         status = status or dir_status
@@ -253,64 +276,77 @@ class DirProcedures(FileProcedures):
         """List names (procedure 16)."""
         handle = unpack_fh(args)
         cookie = args.unpack_uhyper()
-        args.unpack_fopaque(8)
+        verf = args.unpack_fopaque(8)
         count = args.unpack_uint()
-        self._list(call, out, handle, cookie, min(count, self.rsize), plus=False)
+        self._list(call, out, handle, cookie, verf, count, None)
 
     def readdirplus(self, call: Call, args: Unpacker, out: Packer) -> None:
-        """List names with attributes and handles (procedure 17); ``dircount`` is a hint that nobody needs."""
+        """List names with attributes and handles (procedure 17)."""
         handle = unpack_fh(args)
         cookie = args.unpack_uhyper()
-        args.unpack_fopaque(8)
-        args.unpack_uint()
+        verf = args.unpack_fopaque(8)
+        dircount = args.unpack_uint()
         maxcount = args.unpack_uint()
-        self._list(call, out, handle, cookie, min(maxcount, self.rsize), plus=True)
+        self._list(call, out, handle, cookie, verf, maxcount, dircount)
 
-    def _list(self, call: Call, out: Packer, handle: bytes, cookie: int, room: int, plus: bool) -> None:
-        """Write the entries after ``cookie`` that fit into ``room`` bytes."""
-        status, folder = self._inode(handle)
+    def _list(self, call: Call, out: Packer, handle: bytes, cookie: int, verf: bytes, count: int, dircount: int | None) -> None:
+        """Write the entries after ``cookie`` that fit into ``count`` bytes; with attributes if ``dircount`` is given."""
+        status, folder = self.tree.find(handle)
         if folder is not None:
             if folder.ftype != NF3DIR:
                 status = NFS3ERR_NOTDIR
             elif not permitted(folder, call.cred, MAY_READ):
                 status = NFS3ERR_ACCES
-        if folder is None or status:
-            out.pack_uint(status)
-            pack_post_op_attr(out, folder, self.tree.fsid)
-            return
-        entries, eof = self._fitting(folder, cookie, room, 24 + (4 + 84 + 4 + 4 + len(folder.handle) if plus else 0))
-        if not entries and not eof:
-            out.pack_uint(NFS3ERR_TOOSMALL)
-            pack_post_op_attr(out, folder, self.tree.fsid)
-            return
-        out.pack_uint(NFS3_OK)
+            elif cookie and verf != NO_VERF:
+                status = NFS3ERR_BAD_COOKIE
+        listed, eof = Packer(), True
+        if folder is not None and not status:
+            eof = self._fill(listed, folder, cookie, min(count, self.rsize), dircount)
+            if not eof and not listed.parts:
+                status = NFS3ERR_TOOSMALL
+        out.pack_uint(status)
         pack_post_op_attr(out, folder, self.tree.fsid)
-        out.pack_fopaque(bytes(8))
-        for number, name, inode in entries:
+        if not status:
+            out.pack_fopaque(NO_VERF)
+            out.pack_raw(listed.bytes())
+            out.pack_bool(False)
+            out.pack_bool(eof)
+
+    def _fill(self, out: Packer, folder: Node, cookie: int, room: int, dircount: int | None) -> bool:
+        """Write the entries of one answer; tell whether none is left.
+
+        ``dircount`` counts names, numbers and cookies only; at least one entry comes, however small it is (it is a hint).
+        """
+        room -= LIST_FRAME
+        told = 0
+        for number, name, fileid in self._names(folder, cookie):
+            size = ENTRY + (len(name) + 3 & ~3)
+            inode: Node | None = None
+            if dircount is not None:
+                told += size
+                if told > dircount and told > size:
+                    return False
+                status, inode = self.tree.lookup(folder, name)
+                if status:
+                    continue  # gone since it was listed
+                size += ENTRY_PLUS
+            room -= size
+            if room < 0:
+                return False
             out.pack_bool(True)
-            out.pack_uhyper(inode.fileid)
+            out.pack_uhyper(fileid)
             out.pack_opaque(name)
             out.pack_uhyper(number)
-            if plus:
+            if inode is not None:
                 pack_post_op_attr(out, inode, self.tree.fsid)
                 pack_post_op_fh(out, inode)
-        out.pack_bool(False)
-        out.pack_bool(eof)
+        return True
 
-    def _fitting(self, folder: Inode, cookie: int, room: int, fixed: int) -> tuple[list[tuple[int, bytes, Inode]], bool]:
-        """Choose the entries of one answer; ``fixed`` is what an entry takes beside its name. The flag is: nothing is left."""
-        parent = self.tree.lookup(folder, b"..")[1] or folder
-        room -= 4 + 4 + 84 + 8 + 4 + 4  # status, the directory's attributes, verifier, end of list, eof
-        entries: list[tuple[int, bytes, Inode]] = []
-        for number, name, inode in (
-            (1, b".", folder),
-            (2, b"..", parent),
-            *((entry.cookie, entry.name, entry.inode) for entry in folder.entries.values()),
-        ):
-            if number <= cookie:
-                continue
-            room -= fixed + (len(name) + 3 & ~3)
-            if room < 0:
-                return entries, False
-            entries.append((number, name, inode))
-        return entries, True
+    def _names(self, folder: Node, cookie: int) -> Iterator[tuple[int, bytes, int]]:
+        """List all names after ``cookie``, ``.`` and ``..`` first."""
+        if cookie < 1:
+            yield 1, b".", folder.fileid
+        if cookie < 2:
+            _, parent = self.tree.lookup(folder, b"..")
+            yield 2, b"..", folder.fileid if parent is None else parent.fileid
+        yield from self.tree.entries(folder, cookie)

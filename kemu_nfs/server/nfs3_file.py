@@ -19,11 +19,9 @@ import struct
 import attrs
 
 from kemu_nfs.server.cred import MAY_EXEC, MAY_READ, MAY_WRITE, Cred, permitted
-from kemu_nfs.server.filetree import LINK_MAX, NAME_MAX, FileTree
-from kemu_nfs.server.inode import BLOCK_SIZE, Inode
+from kemu_nfs.server.inode import BLOCK_SIZE
 from kemu_nfs.server.nfs3_attr import (
-    MAX_FILE_SIZE,
-    apply_sattr3,
+    NSEC_PER_SEC,
     may_apply,
     pack_fattr3,
     pack_post_op_attr,
@@ -34,6 +32,7 @@ from kemu_nfs.server.nfs3_attr import (
     unpack_sattr3,
 )
 from kemu_nfs.server.program import Call
+from kemu_nfs.server.tree import LINK_MAX, MAX_FILE_SIZE, NAME_MAX, Node, Tree
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3DIR,
     NF3LNK,
@@ -53,15 +52,12 @@ from kemu_nfs.sunrpc.nfs3_const import (
     NFS3ERR_FBIG,
     NFS3ERR_INVAL,
     NFS3ERR_ISDIR,
-    NFS3ERR_NOSPC,
     NFS3ERR_NOT_SYNC,
     NFS3ERR_ROFS,
     NFS_FILE_SYNC,
     NFS_UNSTABLE,
 )
 from kemu_nfs.sunrpc.xdr import Packer, Unpacker, XdrError
-
-MAX_FILES = 1 << 20  # told by FSSTAT, not enforced
 
 
 @attrs.frozen
@@ -88,7 +84,7 @@ class FileProcedures:
     :param read_only: refuse what changes something (NFS3ERR_ROFS).
     """
 
-    def __init__(self, tree: FileTree, *, costs: ServerCosts | None = None, rsize: int = 32768, read_only: bool = False) -> None:
+    def __init__(self, tree: Tree, *, costs: ServerCosts | None = None, rsize: int = 32768, read_only: bool = False) -> None:
         self.tree = tree
         self.costs = costs or ServerCosts()
         self.rsize = rsize
@@ -102,14 +98,9 @@ class FileProcedures:
         self.instance += 1
         self.write_verf = struct.pack("!II", self.tree.now() // 1_000_000_000 & 0xFFFFFFFF, self.instance)
 
-    def _inode(self, handle: bytes) -> tuple[int, Inode | None]:
-        """Find the object of a handle (fh_verify())."""
-        inode = self.tree.by_handle.get(handle)
-        return (NFS3_OK, inode) if inode is not None else (self.tree.fh_status(handle), None)
-
-    def _regular(self, handle: bytes) -> tuple[int, Inode | None]:
+    def _regular(self, handle: bytes) -> tuple[int, Node | None]:
         """Find a regular file; the object is returned with its status also when it is something else."""
-        status, inode = self._inode(handle)
+        status, inode = self.tree.find(handle)
         if inode is not None and inode.ftype != NF3REG:
             status = NFS3ERR_ISDIR if inode.ftype == NF3DIR else NFS3ERR_INVAL
         return status, inode
@@ -119,7 +110,7 @@ class FileProcedures:
 
     def getattr(self, call: Call, args: Unpacker, out: Packer) -> None:
         """Tell the attributes of an object (procedure 1)."""
-        status, inode = self._inode(unpack_fh(args))
+        status, inode = self.tree.find(unpack_fh(args))
         out.pack_uint(status)
         if inode is not None:
             pack_fattr3(out, inode, self.tree.fsid)
@@ -129,17 +120,16 @@ class FileProcedures:
         handle = unpack_fh(args)
         sattr = unpack_sattr3(args)
         guard = unpack_guard(args)
-        status, inode = self._inode(handle)
+        status, inode = self.tree.find(handle)
         before = pre_op(inode)
         if inode is not None:
             if self.read_only:
                 status = NFS3ERR_ROFS
-            elif guard is not None and guard != inode.ctime_ns:
+            elif guard is not None and guard != divmod(inode.ctime_ns, NSEC_PER_SEC):
                 status = NFS3ERR_NOT_SYNC
             else:
-                status = may_apply(inode, sattr, call.cred)
+                status = may_apply(inode, sattr, call.cred) or self.tree.set_attributes(inode, sattr)
             if not status:
-                apply_sattr3(self.tree, inode, sattr)
                 call.cost_ns = self.costs.metadata
         out.pack_uint(status)
         pack_wcc(out, before, inode, self.tree.fsid)
@@ -148,7 +138,7 @@ class FileProcedures:
         """Tell which of the asked rights the caller has (procedure 4)."""
         handle = unpack_fh(args)
         asked = args.unpack_uint()
-        status, inode = self._inode(handle)
+        status, inode = self.tree.find(handle)
         out.pack_uint(status)
         pack_post_op_attr(out, inode, self.tree.fsid)
         if inode is None:
@@ -165,13 +155,14 @@ class FileProcedures:
 
     def readlink(self, call: Call, args: Unpacker, out: Packer) -> None:
         """Tell where a symbolic link leads (procedure 5)."""
-        status, inode = self._inode(unpack_fh(args))
-        if inode is not None and inode.ftype != NF3LNK:
-            status = NFS3ERR_INVAL
+        status, inode = self.tree.find(unpack_fh(args))
+        target = b""
+        if inode is not None:
+            status, target = self.tree.readlink(inode) if inode.ftype == NF3LNK else (NFS3ERR_INVAL, b"")
         out.pack_uint(status)
         pack_post_op_attr(out, inode, self.tree.fsid)
-        if inode is not None and not status:
-            out.pack_opaque(inode.target)
+        if not status:
+            out.pack_opaque(target)
 
     def read(self, call: Call, args: Unpacker, out: Packer) -> None:
         """Read from a file; short at the end and beyond ``rsize`` (procedure 6)."""
@@ -179,13 +170,16 @@ class FileProcedures:
         offset = args.unpack_uhyper()
         count = args.unpack_uint()
         status, inode = self._regular(handle)
-        if inode is not None and not status and not self.may_read(inode, call.cred):
-            status = NFS3ERR_ACCES
+        data = b""
+        if inode is not None and not status:
+            if self.may_read(inode, call.cred):
+                status, data = self.tree.read(inode, offset, min(count, self.rsize))
+            else:
+                status = NFS3ERR_ACCES
         out.pack_uint(status)
         pack_post_op_attr(out, inode, self.tree.fsid)
         if inode is None or status:
             return
-        data = inode.read_data(offset, min(count, self.rsize))
         call.cost_ns = self.costs.read
         out.pack_uint(len(data))
         out.pack_bool(offset + len(data) >= inode.size)
@@ -204,27 +198,25 @@ class FileProcedures:
         before = pre_op(inode)
         if inode is not None and not status:
             status = self._may_write(inode, call.cred, offset, count, data)
+            if not status:
+                status, count = self.tree.write(inode, offset, data[: self.rsize], stable_how != NFS_UNSTABLE)
         if inode is None or status:
             out.pack_uint(status)
             pack_wcc(out, before, inode, self.tree.fsid)
             return
-        data = data[: self.rsize]
-        if data:
-            inode.write_data(offset, data, stable_how != NFS_UNSTABLE)
-            inode.mtime_ns = inode.ctime_ns = self.tree.now()
         if stable_how != NFS_UNSTABLE:
             call.cost_ns = self.costs.write_sync
         out.pack_uint(NFS3_OK)
         pack_wcc(out, before, inode, self.tree.fsid)
-        out.pack_uint(len(data))
+        out.pack_uint(count)
         out.pack_uint(NFS_UNSTABLE if stable_how == NFS_UNSTABLE else NFS_FILE_SYNC)
         out.pack_fopaque(self.write_verf)
 
-    def may_read(self, inode: Inode, cred: Cred) -> bool:
+    def may_read(self, inode: Node, cred: Cred) -> bool:
         """Tell whether a caller may read a file: its owner always, and who may execute it."""
         return cred.uid in (0, inode.uid) or permitted(inode, cred, MAY_READ) or permitted(inode, cred, MAY_EXEC)
 
-    def _may_write(self, inode: Inode, cred: Cred, offset: int, count: int, data: bytes) -> int:
+    def _may_write(self, inode: Node, cred: Cred, offset: int, count: int, data: bytes) -> int:
         """Judge a WRITE: a status."""
         if self.read_only:
             return NFS3ERR_ROFS
@@ -234,20 +226,20 @@ class FileProcedures:
             return NFS3ERR_INVAL
         if offset + count > MAX_FILE_SIZE:
             return NFS3ERR_FBIG
-        return NFS3_OK if self.tree.has_room(inode, offset, min(count, self.rsize)) else NFS3ERR_NOSPC
+        return NFS3_OK
 
     def commit(self, call: Call, args: Unpacker, out: Packer) -> None:
-        """Make stable what UNSTABLE writes left in memory; always the whole file (procedure 21)."""
+        """Make stable what UNSTABLE writes left in memory, in a part of a file (procedure 21)."""
         handle = unpack_fh(args)
-        args.unpack_uhyper()
-        args.unpack_uint()
+        offset = args.unpack_uhyper()
+        count = args.unpack_uint()
         status, inode = self._regular(handle)
         before = pre_op(inode)
         if inode is not None and not status:
             if call.cred.uid not in (0, inode.uid) and not permitted(inode, call.cred, MAY_WRITE):
                 status = NFS3ERR_ACCES
             else:
-                blocks = inode.commit()
+                status, blocks = self.tree.commit(inode, offset, count)
                 call.cost_ns = self.costs.write_sync + (blocks - 1) * self.costs.commit_block if blocks else 0
         out.pack_uint(status)
         pack_wcc(out, before, inode, self.tree.fsid)
@@ -256,20 +248,19 @@ class FileProcedures:
 
     def fsstat(self, call: Call, args: Unpacker, out: Packer) -> None:
         """Tell how full the file system is (procedure 18)."""
-        status, inode = self._inode(unpack_fh(args))
+        status, inode = self.tree.find(unpack_fh(args))
         out.pack_uint(status)
         pack_post_op_attr(out, inode, self.tree.fsid)
         if inode is None:
             return
-        free = max(0, self.tree.capacity - self.tree.used_bytes())
-        files_free = max(0, MAX_FILES - len(self.tree.by_handle))
-        for number in (self.tree.capacity, free, free, MAX_FILES, files_free, files_free):
+        full = self.tree.statfs()
+        for number in (full.total_bytes, full.free_bytes, full.avail_bytes, full.total_files, full.free_files, full.avail_files):
             out.pack_uhyper(number)
-        out.pack_uint(0)
+        out.pack_uint(0)  # invarsec: it may change at any time
 
     def fsinfo(self, call: Call, args: Unpacker, out: Packer) -> None:
         """Tell the sizes that the server takes and prefers (procedure 19)."""
-        status, inode = self._inode(unpack_fh(args))
+        status, inode = self.tree.find(unpack_fh(args))
         out.pack_uint(status)
         pack_post_op_attr(out, inode, self.tree.fsid)
         if inode is None:
@@ -284,7 +275,7 @@ class FileProcedures:
 
     def pathconf(self, call: Call, args: Unpacker, out: Packer) -> None:
         """Tell what names and links may be (procedure 20)."""
-        status, inode = self._inode(unpack_fh(args))
+        status, inode = self.tree.find(unpack_fh(args))
         out.pack_uint(status)
         pack_post_op_attr(out, inode, self.tree.fsid)
         if inode is None:

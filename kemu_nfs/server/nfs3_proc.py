@@ -18,10 +18,11 @@ import struct
 from kemu_nfs.server.cred import MAY_WRITE, Cred, permitted
 from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.inode import BLOCK_SHIFT, BLOCK_SIZE
-from kemu_nfs.server.nfs3_attr import MAX_FILE_SIZE, NSEC_PER_SEC
+from kemu_nfs.server.nfs3_attr import NSEC_PER_SEC
 from kemu_nfs.server.nfs3_dir import DirProcedures
 from kemu_nfs.server.nfs3_file import ServerCosts
 from kemu_nfs.server.program import FastPath, Procedure
+from kemu_nfs.server.tree import HANDLE_SIZE, MAX_FILE_SIZE, Tree
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3REG,
     NFS3PROC_GETATTR,
@@ -31,8 +32,6 @@ from kemu_nfs.sunrpc.nfs3_const import (
     NFS_UNSTABLE,
 )
 from kemu_nfs.sunrpc.rpc_const import NFS_PROGRAM, NFS_VERSION, RPC_LAST_STREAM_FRAGMENT, RPC_REPLY
-
-HANDLE_SIZE = 32
 
 # the mark of the record, then the reply's head up to the status: xid REPLY, ACCEPTED, verifier (NULL, 0), SUCCESS, NFS3_OK
 _FATTR3 = "5IQQ2IQQ6I"
@@ -53,11 +52,14 @@ class Nfs3Program(DirProcedures):
     """NFS version 3.
 
     :param needs_cred: answer AUTH_TOOWEAK to callers without AUTH_SYS, except for NULL.
+    :param use_fast: take the fast paths; they know the tree in memory only.
     """
+
+    files: FileTree  # what the fast paths work on, if there are any
 
     def __init__(
         self,
-        tree: FileTree,
+        tree: Tree,
         *,
         costs: ServerCosts | None = None,
         rsize: int = 32768,
@@ -97,7 +99,8 @@ class Nfs3Program(DirProcedures):
         )
         self.procedures: dict[int, Procedure] = dict(enumerate(table))
         self.fast: dict[int, FastPath] = {}
-        if use_fast:
+        if use_fast and isinstance(tree, FileTree):
+            self.files = tree
             self.fast = {NFS3PROC_GETATTR: self.fast_getattr, NFS3PROC_READ: self.fast_read, NFS3PROC_WRITE: self.fast_write}
 
     def fast_getattr(self, xid: int, record: bytes, position: int, cred: Cred) -> bytes | None:
@@ -105,7 +108,7 @@ class Nfs3Program(DirProcedures):
         if len(record) != position + 36:
             return None
         length, handle = _GETATTR_ARGS.unpack_from(record, position)
-        inode = self.tree.by_handle.get(handle)
+        inode = self.files.by_handle.get(handle)
         if inode is None or length != HANDLE_SIZE:
             return None
         self.fast_cost_ns = 0
@@ -113,7 +116,7 @@ class Nfs3Program(DirProcedures):
         return _GETATTR_REPLY.pack(
             _GETATTR_MARK, xid, RPC_REPLY, 0, 0, 0, 0, 0,
             inode.ftype, inode.mode, inode.nlink, inode.uid, inode.gid, inode.size, inode.used, rdev[0], rdev[1],
-            self.tree.fsid, inode.fileid,
+            self.files.fsid, inode.fileid,
             *divmod(inode.atime_ns, NSEC_PER_SEC), *divmod(inode.mtime_ns, NSEC_PER_SEC), *divmod(inode.ctime_ns, NSEC_PER_SEC),
         )  # fmt: skip
 
@@ -122,7 +125,7 @@ class Nfs3Program(DirProcedures):
         if len(record) != position + 48:
             return None
         length, handle, offset, count = _READ_ARGS.unpack_from(record, position)
-        inode = self.tree.by_handle.get(handle)
+        inode = self.files.by_handle.get(handle)
         if inode is None or length != HANDLE_SIZE or inode.ftype != NF3REG:
             return None
         if cred.uid and cred.uid != inode.uid and not self.may_read(inode, cred):
@@ -134,7 +137,7 @@ class Nfs3Program(DirProcedures):
         self.fast_cost_ns = self.costs.read
         head = _READ_REPLY.pack(
             _READ_MARK + size, xid, RPC_REPLY, 0, 0, 0, 0, 0,
-            1, NF3REG, inode.mode, inode.nlink, inode.uid, inode.gid, inode.size, inode.used, 0, 0, self.tree.fsid, inode.fileid,
+            1, NF3REG, inode.mode, inode.nlink, inode.uid, inode.gid, inode.size, inode.used, 0, 0, self.files.fsid, inode.fileid,
             *divmod(inode.atime_ns, NSEC_PER_SEC), *divmod(inode.mtime_ns, NSEC_PER_SEC), *divmod(inode.ctime_ns, NSEC_PER_SEC),
             size, offset + size >= inode.size, size,
         )  # fmt: skip
@@ -145,7 +148,7 @@ class Nfs3Program(DirProcedures):
         if len(record) < position + 56:
             return None
         length, handle, offset, count, stable_how, size = _WRITE_ARGS.unpack_from(record, position)
-        inode = self.tree.by_handle.get(handle)
+        inode = self.files.by_handle.get(handle)
         if (
             inode is None
             or length != HANDLE_SIZE
@@ -157,7 +160,7 @@ class Nfs3Program(DirProcedures):
             or stable_how > NFS_FILE_SYNC
             or offset + count > MAX_FILE_SIZE
             or self.read_only
-            or self.tree.bounded
+            or self.files.bounded
             or (cred.uid and cred.uid != inode.uid and not permitted(inode, cred, MAY_WRITE))
         ):
             return None
@@ -169,13 +172,13 @@ class Nfs3Program(DirProcedures):
             inode.stable_size = inode.size
         else:
             inode.write_data(offset, record[position + 56 :], stable_how != NFS_UNSTABLE)
-        inode.mtime_ns = inode.ctime_ns = now = self.tree.now()
+        inode.mtime_ns = inode.ctime_ns = now = self.files.now()
         seconds, rest = divmod(now, NSEC_PER_SEC)
         self.fast_cost_ns = self.costs.write_sync if stable_how else 0
         return _WRITE_REPLY.pack(
             _WRITE_MARK, xid, RPC_REPLY, 0, 0, 0, 0, 0,
             1, old_size, *divmod(old_mtime, NSEC_PER_SEC), *divmod(old_ctime, NSEC_PER_SEC),
-            1, NF3REG, inode.mode, inode.nlink, inode.uid, inode.gid, inode.size, inode.used, 0, 0, self.tree.fsid, inode.fileid,
+            1, NF3REG, inode.mode, inode.nlink, inode.uid, inode.gid, inode.size, inode.used, 0, 0, self.files.fsid, inode.fileid,
             *divmod(inode.atime_ns, NSEC_PER_SEC), seconds, rest, seconds, rest,
             size, NFS_FILE_SYNC if stable_how else NFS_UNSTABLE, self.write_verf,
         )  # fmt: skip

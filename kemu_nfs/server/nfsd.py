@@ -10,12 +10,14 @@ Rules of this file
     * There is one disk: what calls cost of it is done one after the other, so 16 WRITEs of 1 ms take 16 ms. A call that
       needs no disk waits only until a thread is free.
     * Replies of one connection leave whole and one at a time. A connection whose stream breaks a rule is closed.
-    * Each start is a new life. What a thread of an older life still holds is dropped: no call that came over an old connection is
-      answered, or begun, after a restart.
+    * Each start is a new life with a new write verifier (nfssvc_boot). What a thread of an older life still holds is dropped: no
+      call that came over an old connection is answered, or begun, after a restart.
+    * The end of the service is not the end of the machine: what was written but not committed, and the replies that are remembered,
+      outlive stop(). crash() takes the replies, and unstable data if it is told so.
     * stop() closes connections (FIN) and listeners: clients that come back are refused (RST) until start(). crash() resets them. A
       machine that falls silent instead is made by cutting the wire around both.
-    * UDP, if it is given: one task per port queues what comes, and the reply is one datagram. What does not fit into one (our UDP
-      does not fragment) is lost; a client takes an rsize of 1024.
+    * UDP, if it is given: one task per port queues what comes, and the reply is one datagram, in as many fragments as IP makes of
+      it. A reply for which there is no memory is lost: the client asks again.
     * Left out: portmap.
 """
 
@@ -29,6 +31,7 @@ from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.mount_proc import Export
 from kemu_nfs.server.nfsd_threads import NfsdThreads
 from kemu_nfs.server.rpc_server import NfsServer
+from kemu_nfs.server.tree import Tree
 from kemu_nfs.sunrpc.rpc_const import MOUNT_PORT, NFS_PORT
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ class Nfsd(NfsdThreads):
         self.connections: list[Connection] = []
         self.udp_socks: list[UdpSock] = []
         self.accepted = 0
+        self._memory_lost = False
         kernel.judge.explainers["server"] = self.explain
 
     def explain(self, _obj: object) -> tuple[str, None]:
@@ -90,7 +94,8 @@ class Nfsd(NfsdThreads):
         self.state = "starting"
         self.life += 1
         if self.life > 1:
-            self.server.restart()
+            self.server.restart(memory_lost=self._memory_lost)
+            self._memory_lost = False
         self.disk_free_ns = 0
         life = self.life
         for port in self.ports:
@@ -109,6 +114,7 @@ class Nfsd(NfsdThreads):
         if self.state not in ("starting", "running"):
             return
         self.server.tree.crash(lose_unstable)
+        self._memory_lost = True
         self._end(reset=True, reboot_ns=reboot_ns)
 
     def _power_fails(self, lose_unstable: bool) -> None:
@@ -239,8 +245,9 @@ def make_nfsd(
     ports: tuple[int, ...] = (NFS_PORT, MOUNT_PORT),
     threads: int = NFSD_THREADS,
     udp: Udp | None = None,
+    tree: Tree | None = None,
 ) -> Nfsd:
-    """Make a server whose files show this machine's time; it is not started."""
+    """Make a server whose files show this machine's time, unless it is given a tree; it is not started."""
     sched = kernel.sched
-    server = NfsServer(FileTree(lambda: sched.now), exports=exports, costs=server_costs)
+    server = NfsServer(tree or FileTree(lambda: sched.now), exports=exports, costs=server_costs)
     return Nfsd(kernel, tcp, server, ip, ports, threads, udp)

@@ -29,6 +29,7 @@ from kemu_nfs.server.nfs3_file import ServerCosts
 from kemu_nfs.server.nfs3_proc import Nfs3Program
 from kemu_nfs.server.program import Call, Procedure, RpcProgram
 from kemu_nfs.server.svc_auth import Authenticator
+from kemu_nfs.server.tree import Tree
 from kemu_nfs.sunrpc.rpc_const import (
     RPC_AUTH_ERROR,
     RPC_AUTH_NULL,
@@ -95,12 +96,14 @@ class RpcServer:
     :param use_drc: keep a duplicate request cache; without it a request that comes twice is executed twice.
     """
 
-    def __init__(self, programs: list[RpcProgram], *, use_drc: bool = True, root_squash: bool = False) -> None:
+    def __init__(
+        self, programs: list[RpcProgram], *, use_drc: bool = True, root_squash: bool = False, all_as: Cred | None = None
+    ) -> None:
         self.programs = {program.number: program for program in programs}
         self.use_drc = use_drc
         self.drc = DuplicateRequestCache()
         self.faults = Faults()
-        self.auth = Authenticator(root_squash=root_squash)
+        self.auth = Authenticator(root_squash=root_squash, all_as=all_as)
         self.calls = 0
         self.garbage = 0
         self.now_ns = 0
@@ -141,7 +144,7 @@ class RpcServer:
         entry: CacheEntry | None = None
         if procedure.cached and self.use_drc:
             key = (client, xid, prog << 8 | vers, proc, zlib.crc32(memoryview(record)[position:]))
-            entry = self.drc.lookup(key)
+            entry = self.drc.lookup(key, now_ns)
             if entry.hits:
                 # still being worked at: say nothing, the first one will be answered
                 return None if entry.busy or entry.reply is None else Answer(entry.reply)
@@ -215,9 +218,12 @@ class RpcServer:
         if answer.entry is not None:
             self.drc.finish(answer.entry)
 
-    def restart(self) -> None:
-        """Begin a new life: memory is empty, the write verifier is another."""
-        self.drc.clear()
+    def restart(self, *, memory_lost: bool = True) -> None:
+        """Begin a new life: the write verifier is another, and memory is empty if it was lost."""
+        if memory_lost:
+            self.drc.clear()
+        else:
+            self.drc.settle()
         for program in self.programs.values():
             program.reboot()
 
@@ -230,18 +236,20 @@ class NfsServer(RpcServer):
 
     def __init__(
         self,
-        tree: FileTree,
+        tree: Tree,
         *,
         exports: tuple[Export, ...] = (Export(),),
         costs: ServerCosts | None = None,
         rsize: int = 32768,
+        read_only: bool = False,
         use_drc: bool = True,
         root_squash: bool = False,
+        all_as: Cred | None = None,
     ) -> None:
         self.tree = tree
-        self.nfs = Nfs3Program(tree, costs=costs, rsize=rsize)
+        self.nfs = Nfs3Program(tree, costs=costs, rsize=rsize, read_only=read_only)
         self.mount = MountProgram(tree, exports)
-        super().__init__([self.nfs, self.mount], use_drc=use_drc, root_squash=root_squash)
+        super().__init__([self.nfs, self.mount], use_drc=use_drc, root_squash=root_squash, all_as=all_as)
 
     def crash(self, lose_unstable: bool = True) -> int:
         """Let the power fail and come back; return how many blocks were lost."""

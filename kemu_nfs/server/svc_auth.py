@@ -47,10 +47,12 @@ class Authenticator:
     """The credentials that one server has seen.
 
     :param root_squash: treat root of a client as nobody.
+    :param all_as: treat everybody as this one.
     """
 
-    def __init__(self, *, root_squash: bool = False) -> None:
+    def __init__(self, *, root_squash: bool = False, all_as: Cred | None = None) -> None:
         self.root_squash = root_squash
+        self.all_as = all_as
         self._known: dict[bytes, Cred] = {}
 
     def authenticate(self, record: bytes, position: int, flavor: int, length: int) -> tuple[int, Cred, int]:
@@ -74,7 +76,9 @@ class Authenticator:
                     cred = parse_auth_unix(record[position : position + length])
                 except XdrError:
                     return RPC_AUTH_BADCRED, ANONYMOUS, 0
-                if self.root_squash and cred.uid == 0:
+                if self.all_as is not None:
+                    cred = self.all_as
+                elif self.root_squash and cred.uid == 0:
                     cred = ANONYMOUS
                 if len(self._known) >= CACHE_LIMIT:
                     self._known.clear()

@@ -41,8 +41,8 @@ def test_handles_are_stale_or_bad():
     files = tree()
     inode = files.make_file("/f")
     files.remove(files.root, b"f")
-    assert files.fh_status(inode.handle) == NFS3ERR_STALE
-    assert files.fh_status(FileTree(lambda: 0, fsid=2).root.handle) == NFS3ERR_BADHANDLE
+    assert files.find(inode.handle) == (NFS3ERR_STALE, None)
+    assert files.find(FileTree(lambda: 0, fsid=2).root.handle)[0] == NFS3ERR_BADHANDLE
     assert files.make_file("/f").handle != inode.handle
 
 
