@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 FMODE_READ: Final = 1
 FMODE_WRITE: Final = 2
 
+NFS_PAGE_TAG_COMMIT: Final = 1  # tag of a request that the server has, but not on stable storage
+
 NFS_INO_INVALID_DATA: Final = 0x0002  # cached data is older than the server's
 
 
@@ -62,6 +64,7 @@ class NfsInode:
     :ivar fh_wire: the handle as it stands in calls.
     :ivar attr: the 84 bytes of its attributes.
     :ivar npages: requests in the tree.
+    :ivar ncommit: of these, how many wait for a COMMIT and are in nobody's hands.
     """
 
     __slots__ = (
@@ -72,6 +75,7 @@ class NfsInode:
         "fh_wire",
         "inode",
         "mapping",
+        "ncommit",
         "nfs_page_tree",
         "npages",
         "open_files",
@@ -88,6 +92,7 @@ class NfsInode:
         self.cache_validity = 0
         self.nfs_page_tree = tree
         self.npages = 0
+        self.ncommit = 0
         self.open_files: list[NfsOpenContext] = []
         self.mapping: AddressSpace
 
@@ -290,3 +295,6 @@ class NfsInodes:
         for index, req in nfsi.nfs_page_tree.items():
             if req.wb_index != index or req.wb_count < 1:
                 raise KernelBug("a request in the wrong place, or without references", state=req)
+        unstable = sum(1 for _ in nfsi.nfs_page_tree.items(0, NFS_PAGE_TAG_COMMIT))
+        if unstable != nfsi.ncommit:
+            raise KernelBug(f"{unstable} requests are tagged for a COMMIT, {nfsi.ncommit} are counted", state=nfsi)
