@@ -20,5 +20,5 @@ FIX = Fix(
     title="an RPC that ends in an error loses the page",
     mended_in="3.6: dirties the page again",
     expect="outcome: data_loss after one error of the server or of a reconnect",
-    touches=("kemu_nfs.nfs.write.NfsWrite._nfs_set_pageerror",),
+    touches=("kemu_nfs.nfs.flush.NfsFlush.nfs_set_pageerror",),
 )

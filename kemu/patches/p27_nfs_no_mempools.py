@@ -36,6 +36,8 @@ PATCH = Patch(
     wants=("mempool_fallback", "emergency_pool"),
     touches=(
         "kemu_nfs.nfs.nfs_client.NfsModule.__init__",
+        "kemu_nfs.nfs.nfs_client.NfsModule.commit_alloc",
+        "kemu_nfs.nfs.nfs_client.NfsModule.commit_free",
         "kemu_nfs.nfs.nfs_client.NfsModule.readdata_alloc",
         "kemu_nfs.nfs.nfs_client.NfsModule.readdata_free",
         "kemu_nfs.nfs.nfs_client.NfsModule.writedata_alloc",

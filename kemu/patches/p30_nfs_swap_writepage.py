@@ -38,8 +38,8 @@ PATCH = Patch(
     wants=("nfs_swapcache", "nfs_no_revalidate"),
     touches=(
         "kemu.mm.swapfile.Swapfile._enable",
-        "kemu_nfs.nfs.write.NfsWrite._nfs_redirty_request",
-        "kemu_nfs.nfs.write.NfsWrite._nfs_set_pageerror",
+        "kemu_nfs.nfs.commit.NfsCommit.nfs_mark_request_dirty",
+        "kemu_nfs.nfs.flush.NfsFlush.nfs_set_pageerror",
         "kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage",
     ),
     fate=(

@@ -34,6 +34,7 @@ PATCH = Patch(
     needs=(),
     wants=("nfs_no_mempools",),
     touches=(
+        "kemu_nfs.nfs.nfs_client.NfsModule.commit_alloc",
         "kemu_nfs.nfs.nfs_client.NfsModule.writedata_alloc",
         "kemu_nfs.nfs.pagelist.NfsPagelist.nfs_page_alloc",
     ),

@@ -112,8 +112,10 @@ class NfsFileOps:
         if page is None:
             return -ENOMEM
         self.filemap.wait_on_page_writeback(page)
-        self.module.file_io.change(file.f_mapping, page, offset, piece)
-        error = self.write.nfs_updatepage(file, page, offset, len(piece))
+        error = self.write.wait.nfs_flush_incompatible(file.private_data, page)
+        if not error:
+            self.module.file_io.change(file.f_mapping, page, offset, piece)
+            error = self.write.nfs_updatepage(file, page, offset, len(piece))
         self.filemap.unlock_page(page)
         self.pagelist.put_page(page)
         return error
@@ -151,8 +153,11 @@ class NfsFileOps:
         return b"".join(parts)
 
     def fsync(self, nfsi: NfsInode) -> int:
-        """Write what the page cache holds of a file and wait (nfs_fsync())."""
-        return self.write.nfs_wb_all(nfsi)
+        """Write what the page cache holds of a file and wait; tell what went wrong with any opening's writes, and forget it."""
+        error = self.write.nfs_wb_all(nfsi)
+        for ctx in nfsi.open_files:
+            error, ctx.error = error or ctx.error, 0
+        return error
 
 
 class NfsFileOperations:
@@ -174,7 +179,7 @@ class NfsFileOperations:
 
     def fsync(self, file: File) -> int:
         """Wait for all requests of the file (nfs_fsync())."""
-        return self.ops.fsync(file.inode.private)
+        return self.ops.write.wait.nfs_do_fsync(file.private_data)
 
     def mmap(self, file: File) -> int:
         """Agree to be mapped, with pages that are not stale (nfs_file_mmap())."""

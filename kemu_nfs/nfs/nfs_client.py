@@ -7,7 +7,8 @@ Interface
 Rules of this file
     * Patch 27 takes the mempools away: 32 for reads, 32 for writes, 4 for commits. With them a writer that finds its pool empty
       sleeps until an element comes back, and elements come back when the server replies.
-    * The queue of a mount counts as congested above nfs_congestion_kb, and as clear again below three quarters of it.
+    * The queue of a mount counts as congested above nfs_congestion_kb (sysctl fs.nfs.nfs_congestion_kb, one for all mounts), and as
+      clear again below three quarters of it.
     * Freeing is immediate; the kernel defers it by RCU.
 """
 
@@ -20,7 +21,7 @@ import attrs
 
 from kemu.fs.fs_writeback import FsWriteback
 from kemu.kernel.core import Kernel
-from kemu.mm.address_space import SuperBlock
+from kemu.mm.address_space import Inode, SuperBlock
 from kemu.mm.backing_dev import WRITE, BackingDev, Congestion
 from kemu.mm.file_io import FileIo
 from kemu.mm.filemap import Filemap
@@ -63,6 +64,7 @@ class NfsStats:
     """Counters of a machine's mounts.
 
     :ivar writepage_depth: the most frames of nfs_writepage() on one stack.
+    :ivar short_writes: WRITEs of which the server took a part. :ivar rewrites: requests whose verifier had changed at the COMMIT.
     """
 
     writes: int = 0
@@ -76,6 +78,10 @@ class NfsStats:
     read_errors: int = 0
     writepage_depth: int = 0
     jukebox: int = 0
+    commits: int = 0
+    commits_outstanding: int = 0
+    short_writes: int = 0
+    rewrites: int = 0
     invalidations: int = 0
 
 
@@ -140,6 +146,8 @@ class NfsModule:
             self.wdata_pool = self._pool("nfs_wdata", MIN_POOL_WRITE, self.wdata_cache)
             self.rdata_pool = self._pool("nfs_rdata", MIN_POOL_READ, self.rdata_cache)
             self.commit_pool = self._pool("nfs_commit", MIN_POOL_COMMIT, self.wdata_cache)
+        self.congestion_kb = nfs_congestion_kb(page_alloc.total_pages)
+        kernel.sysctl.register("fs.nfs.nfs_congestion_kb", lambda: self.congestion_kb, self._set_congestion_kb)
         self._owner_before = filemap.writeback_owner
         filemap.writeback_owner = self.owner
 
@@ -153,6 +161,12 @@ class NfsModule:
             lambda addr: slub.kmem_cache_free(cache, addr),
             self.page_alloc,
         )
+
+    def _set_congestion_kb(self, kb: int, _index: int) -> None:
+        """Take a new limit; a queue learns of it when its next page comes or goes."""
+        self.congestion_kb = kb
+        for server in self.servers:
+            server.set_congestion_kb(kb)
 
     def writedata_alloc(self) -> int | None:
         """Allocate a struct nfs_write_data (nfs_writedata_alloc()); patch 32 keeps its reclaim from starting I/O."""
@@ -169,6 +183,22 @@ class NfsModule:
         else:
             assert self.wdata_pool is not None
             self.wdata_pool.free(addr)
+
+    def commit_alloc(self) -> int | None:
+        """Allocate a struct nfs_write_data for a COMMIT (nfs_commit_alloc())."""
+        gfp = GFP_NOIO if self.patched.nfs_noio else GFP_NOFS  # [p32]
+        if self.patched.nfs_no_mempools:  # [p27]
+            return self.slub.kmem_cache_alloc(self.wdata_cache, gfp)
+        assert self.commit_pool is not None
+        return self.commit_pool.alloc(gfp)
+
+    def commit_free(self, addr: int) -> None:
+        """Free it (nfs_commit_free())."""
+        if self.patched.nfs_no_mempools:  # [p27]
+            self.slub.kmem_cache_free(self.wdata_cache, addr)
+        else:
+            assert self.commit_pool is not None
+            self.commit_pool.free(addr)
 
     def readdata_alloc(self) -> int | None:
         """Allocate a struct nfs_read_data (nfs_readdata_alloc()): GFP_NOFS also in v14, for reclaim issues no reads."""
@@ -204,6 +234,7 @@ class NfsServer:
     """``struct nfs_server``: one mount.
 
     :ivar writeback: pages under writeback.
+    :ivar unstable: requests that the server has, but not on stable storage (their part of BDI_RECLAIMABLE).
     :ivar sb: its inodes, for who writes dirty ones.
     """
 
@@ -216,11 +247,10 @@ class NfsServer:
         self.rsize = DEF_RSIZE
         self.wsize = DEF_RSIZE
         self.writeback = 0
-        kb = nfs_congestion_kb(module.page_alloc.total_pages)
-        self.congestion_on = kb >> (PAGE_SHIFT - 10)
-        self.congestion_off = self.congestion_on - (self.congestion_on >> 2)
+        self.unstable = 0
+        self.set_congestion_kb(module.congestion_kb)
         self.bdi = BackingDev(module.congestion, name)
-        self.sb = SuperBlock(f"nfs {name}")
+        self.sb = SuperBlock(f"nfs {name}", write_inode=self._write_inode)
         self.a_ops: NfsFileOps | None = None
         module.servers.append(self)
         module.fs_writeback.add_super(self.sb)
@@ -229,6 +259,16 @@ class NfsServer:
         """Forget the mount (nfs_free_server())."""
         self.module.servers.remove(self)
         self.module.fs_writeback.remove_super(self.sb)
+
+    def _write_inode(self, inode: Inode, wait: bool) -> int:
+        """Bring a file's unstable writes to the server's disk (nfs_write_inode())."""
+        assert self.a_ops is not None
+        return self.a_ops.write.commit.nfs_write_inode(inode, wait)
+
+    def set_congestion_kb(self, kb: int) -> None:
+        """Set how much may be under writeback (NFS_CONGESTION_ON_THRESH, NFS_CONGESTION_OFF_THRESH)."""
+        self.congestion_on = kb >> (PAGE_SHIFT - 10)
+        self.congestion_off = self.congestion_on - (self.congestion_on >> 2)
 
     def writeback_begins(self) -> None:
         """Count a page under writeback; a queue above its limit is congested (nfs_set_page_writeback())."""

@@ -10,17 +10,20 @@ Rules of this file
       find. The last one gives back the page's reference and the open context's.
     * nfs_create_request() never fails for want of memory: it lets others run and tries again. Patch 32 keeps its reclaim from
       starting I/O: GFP_KERNEL there may come back into nfs_writepage() on the same stack.
-    * Requests of neighbouring pages of one opening are gathered up to wsize; reclaim hands in one page at a time.
+    * Requests of neighbouring pages of one opening are gathered up to wsize; reclaim hands in one page at a time. With wsize below
+      a page nothing is gathered: one request may need several calls.
+    * The kernel tags busy requests in the tree (NFS_PAGE_TAG_LOCKED), so that a scan finds them. A scan here looks at ``wb_busy``
+      itself, which spares two walks down the tree for every page. The other tag, for COMMIT, is real.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kemu.errors import KernelBug
 from kemu.kernel.wait import WaitQueue
-from kemu.mm.gfp import GFP_KERNEL, GFP_NOIO
+from kemu.mm.gfp import GFP_KERNEL, GFP_NOIO, PAGE_SIZE
 from kemu.mm.page import Page
 from kemu_nfs.nfs.inode import NfsInode, NfsInodes, NfsOpenContext
 
@@ -29,15 +32,36 @@ if TYPE_CHECKING:
     from kemu_nfs.sunrpc.rpc_task import RpcTask
 
 
+PG_NEED_COMMIT: Final = 1 << 1  # req.wb_flags: the server has the bytes, but not on stable storage
+PG_NEED_RESCHED: Final = 1 << 2  # the server was restarted between two WRITEs of one page: send all of it again
+
+
 class NfsPage:
     """``struct nfs_page``: ``wb_bytes`` bytes at ``wb_offset`` of page ``wb_index`` of a file.
 
     :ivar addr: its slab object.
     :ivar wb_busy: PG_BUSY: somebody works on it.
+    :ivar wb_flags: PG_NEED_*.
+    :ivar wb_verf: the verifier of the WRITE that is to be committed.
+    :ivar wb_complete: WRITEs of this request that are still under way, where it needs more than one.
     :ivar wb_task: the call that carries it.
     """
 
-    __slots__ = ("addr", "wb_busy", "wb_bytes", "wb_context", "wb_count", "wb_index", "wb_offset", "wb_page", "wb_task", "wb_wait")
+    __slots__ = (
+        "addr",
+        "wb_busy",
+        "wb_bytes",
+        "wb_complete",
+        "wb_context",
+        "wb_count",
+        "wb_flags",
+        "wb_index",
+        "wb_offset",
+        "wb_page",
+        "wb_task",
+        "wb_verf",
+        "wb_wait",
+    )
 
     def __init__(self, addr: int, ctx: NfsOpenContext, page: Page, index: int, offset: int, count: int) -> None:
         self.addr = addr
@@ -48,12 +72,16 @@ class NfsPage:
         self.wb_bytes = count
         self.wb_count = 1
         self.wb_busy = False
+        self.wb_flags = 0
+        self.wb_verf: bytes  # these two are unset until they mean something: most requests never use them
+        self.wb_complete: int
         self.wb_wait: WaitQueue | None = None
         self.wb_task: RpcTask | None = None
 
     def __repr__(self) -> str:
         """Show the request."""
         busy = " busy" if self.wb_busy else ""
+        busy += " needs COMMIT" if self.wb_flags & PG_NEED_COMMIT else ""
         return f"<nfs_page {self.addr:#x} index={self.wb_index} [{self.wb_offset}+{self.wb_bytes}] count={self.wb_count}{busy}>"
 
 
@@ -142,7 +170,10 @@ class NfsPagelist:
     # -- gathering -------------------------------------------------------------------------------------------------------------
 
     def nfs_pageio_add_request(self, desc: NfsPageio, req: NfsPage) -> bool:
-        """Add a request to the gathered ones; what does not fit sends them first (nfs_pageio_add_request())."""
+        """Add a request to the gathered ones; what does not fit sends them first (nfs_pageio_add_request()).
+
+        False says that this failed and the request is still the caller's.
+        """
         while desc.pg_list and not self._can_coalesce(desc, req):
             self.nfs_pageio_complete(desc)
             if desc.pg_error < 0:
@@ -155,11 +186,12 @@ class NfsPagelist:
         """Tell whether a request continues the gathered ones (nfs_can_coalesce_requests(), nfs_pageio_do_add_request())."""
         prev = desc.pg_list[-1]
         return (
-            desc.pg_count + req.wb_bytes <= desc.pg_bsize
+            desc.pg_bsize >= PAGE_SIZE
+            and desc.pg_count + req.wb_bytes <= desc.pg_bsize
             and req.wb_context is prev.wb_context
             and req.wb_index == prev.wb_index + 1
             and not req.wb_offset
-            and prev.wb_offset + prev.wb_bytes == 4096
+            and prev.wb_offset + prev.wb_bytes == PAGE_SIZE
         )
 
     def nfs_pageio_complete(self, desc: NfsPageio) -> None:

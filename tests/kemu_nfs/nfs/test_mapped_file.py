@@ -123,6 +123,9 @@ def test_pdflush_writes_what_is_old(ground):
     ground.run_for(8 * SECOND)
     assert ground.machine.vmstat.nr_dirty == 0
     assert ground.file_bytes("data")[4096:8192] == page_bytes(1, 1)
+    assert (ground.machine.vmstat.nr_unstable, ground.stats.commits) == (1, 0), "in the server's memory"
+    ground.run_for(35 * SECOND)
+    assert (ground.machine.vmstat.nr_unstable, ground.stats.commits) == (0, 1), "the inode was dirty for that, as long again"
     assert not ground.machine.dirty_balance._wb_timer.pending
     ground.check()
     leave(ground, file)

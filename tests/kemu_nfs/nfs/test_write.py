@@ -10,7 +10,8 @@ from kemu.errors import KernelBug
 from kemu.kernel.errno import EBUSY, EIO, ENOMEM, ENOSPC
 from kemu.mm.address_space import WritebackControl
 from kemu.mm.page import PG_dirty, PG_error, PG_locked, PG_private, PG_writeback
-from kemu_nfs.nfs.write import FLUSH_HIGHPRI, FLUSH_STABLE, wb_priority
+from kemu_nfs.nfs.commit import FLUSH_HIGHPRI, FLUSH_LOWPRI, FLUSH_STABLE
+from kemu_nfs.nfs.write import wb_priority
 from kemu_nfs.sunrpc.nfs3_const import NFS3ERR_IO, NFS3ERR_JUKEBOX, NFS3ERR_NOSPC, NFS3PROC_WRITE
 from kemu_nfs.sunrpc.rpc_task import RPC_PRIORITY_HIGH
 from nfs_ground import PAGE, SECOND, mounted, page_bytes
@@ -33,19 +34,21 @@ def file(ground):
 def calls(ground):
     """Note the arguments of every WRITE that is started."""
     seen = []
-    execute = ground.ops.write._nfs_execute_write
+    flush = ground.ops.write.flush
+    execute = flush._nfs_execute_write
 
-    def noted(data, ctx, how):
-        seen.append((data.args.offset, data.args.count, how))
-        execute(data, ctx, how)
+    def noted(addr, reqs, offset, count, pages, how, ops):
+        seen.append((offset, count, how))
+        execute(addr, reqs, offset, count, pages, how, ops)
 
-    ground.ops.write._nfs_execute_write = noted
+    flush._nfs_execute_write = noted
     return seen
 
 
 def test_who_reclaims_writes_stable_and_first():
     assert wb_priority(WritebackControl(for_reclaim=True)) == FLUSH_HIGHPRI | FLUSH_STABLE
     assert wb_priority(WritebackControl()) == 0
+    assert wb_priority(WritebackControl(for_kupdate=True)) == FLUSH_LOWPRI
 
 
 def test_a_buffered_write_is_in_the_cache_until_it_is_flushed(ground, file):
@@ -76,7 +79,14 @@ def test_whatever_is_written_in_whatever_pieces_arrives(writes):
         ground.check()
 
 
+def unknown(ground, file):
+    """Make a file of a page on the server that the client has not read."""
+    assert ground.mount.write(file, 0, page_bytes(0)) == PAGE
+    assert not file.f_mapping.nrpages
+
+
 def test_neighbouring_bytes_widen_the_request_and_strangers_flush_it_first(ground, file):
+    unknown(ground, file)
     seen = calls(ground)
     ground.mount.write_buffered(file, 0, b"aa")
     ground.mount.write_buffered(file, 2, b"bb")
@@ -85,6 +95,16 @@ def test_neighbouring_bytes_widen_the_request_and_strangers_flush_it_first(groun
     assert seen == [(0, 4, 0)]
     ground.mount.fsync(file)
     assert seen[1:] == [(1000, 2, 0)]
+    assert ground.file_bytes("f") == b"aabb" + page_bytes(0)[4:1000] + b"cc" + page_bytes(0)[1002:]
+
+
+def test_of_a_page_that_is_known_the_request_covers_all(ground, file):
+    seen = calls(ground)
+    ground.mount.write_buffered(file, 0, b"aa")
+    ground.mount.write_buffered(file, 1000, b"cc")
+    ground.mount.fsync(file)
+    assert seen == [(0, 1002, 0)]
+    assert ground.file_bytes("f") == b"aa" + bytes(998) + b"cc"
 
 
 def test_a_page_without_a_request_is_written_by_doing_nothing(ground, file):
@@ -156,24 +176,6 @@ def test_an_error_reaches_fsync_once(ground, file, status, error):
     assert page.flags & PG_error
     assert not page.flags & (PG_writeback | PG_private)
     ground.machine.page_alloc.put_page(page)
-
-
-def test_a_short_write_goes_on_with_the_rest(ground, file):
-    ground.nfsd.server.nfs.rsize = 1500
-    calls = ground.nfsd.server.calls
-    ground.mount.write_buffered(file, 0, page_bytes(3))
-    assert ground.mount.fsync(file) == 0
-    assert ground.file_bytes("f") == page_bytes(3)
-    assert ground.nfsd.server.calls - calls == 3
-
-
-def test_a_page_larger_than_wsize_goes_in_pieces(ground, file):
-    ground.mount.server.wsize = 1024
-    calls = ground.nfsd.server.calls
-    ground.mount.write_buffered(file, 0, page_bytes(3))
-    assert ground.mount.fsync(file) == 0
-    assert ground.file_bytes("f") == page_bytes(3)
-    assert ground.nfsd.server.calls - calls == 4
 
 
 def test_pages_that_were_rewritten_meanwhile_arrive_in_their_last_form(ground, file):
