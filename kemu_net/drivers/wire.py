@@ -3,6 +3,7 @@
 Interface
     Wire(world, ...)                 attach(port), transmit(port, frame, now) -> when the sender's cable is free
     Wire.cut(), mend(), change(...)  lose everything; end that; another latency, bandwidth, queue or chance, while it runs
+    Wire.unplug(port), plug(port)    lose what one port sends and what is for it, and nothing else; end that
     Port                             what can be attached: ``mac`` and ``deliver(time, frame)``
     Watcher                          told of every frame's fate, the lost ones too: ``Wire.watcher``, for a capture
 
@@ -127,6 +128,7 @@ class Wire:
         self._downlink_free: dict[bytes, int] = {}
         self.faults = Faults().changed(faults)
         self.faults_of: dict[bytes, Faults] = {}
+        self._unplugged: dict[bytes, Port] = {}
         self.change(latency_ns=latency_ns, bandwidth_bps=bandwidth_bps, queue=queue)
 
     def change(
@@ -153,7 +155,10 @@ class Wire:
             self.faults = self.faults.changed(faults)
         else:
             self.faults_of[sender] = self.faults_of.get(sender, self.faults).changed(faults)
-        self._perfect = self.faults.none() and all(own.none() for own in self.faults_of.values())
+        self._note_faults()
+
+    def _note_faults(self) -> None:
+        self._perfect = self.faults.none() and all(own.none() for own in self.faults_of.values()) and not self._unplugged
 
     def attach(self, port: Port) -> None:
         """Plug a port in."""
@@ -171,6 +176,16 @@ class Wire:
     def mend(self) -> None:
         """End :meth:`cut`."""
         self.is_cut = False
+
+    def unplug(self, port: Port) -> None:
+        """Pull one port's cable: its frames and those for it are lost (``dropped["cut"]``); what is in flight still arrives."""
+        self._unplugged[port.mac] = port
+        self._note_faults()
+
+    def plug(self, port: Port) -> None:
+        """End :meth:`unplug`."""
+        self._unplugged.pop(port.mac, None)
+        self._note_faults()
 
     def transmit(self, sender: Port, frame: bytes, now: int) -> int:
         """Send ``frame`` from ``sender`` at its local time ``now``; returns when its cable is free again."""
@@ -195,6 +210,9 @@ class Wire:
 
     def _spoil(self, sender: Port, frame: bytes, arrival: int, bits_ns: int) -> None:
         """Forward a frame over a cable that loses, flips, delays and repeats."""
+        if sender.mac in self._unplugged or frame[:6] in self._unplugged:
+            self._lose(sender, arrival - self.latency_ns, frame, "cut")
+            return
         rng = self.rng
         faults = self.faults_of.get(sender.mac, self.faults)
         if faults.loss and rng.random() < faults.loss:
@@ -220,7 +238,7 @@ class Wire:
                 self._deliver(sender, port, frame, arrival, bits_ns, late)
             return
         for other in self.ports:
-            if other is not sender:
+            if other is not sender and other.mac not in self._unplugged:
                 self._deliver(sender, other, frame, arrival, bits_ns, late)
 
     def _lose(self, sender: Port, sent: int, frame: bytes, why: str) -> None:
