@@ -67,20 +67,43 @@ class Pair:
         receive_order = self.client_net.nic.receive_order()
         world.judge.closed_probes.append(lambda: self.client.reclaim.closed_probe(receive_order))
         self.rpc_server = nfs_server(lambda: world.now)
-        self.nfsd = Nfsd(self.server.kernel, self.server_net.tcp, self.rpc_server, SERVER_IP)
+        proto = config.acceptance.proto
+        udp = self.server_net.udp if proto == "udp" else None
+        self.nfsd = Nfsd(self.server.kernel, self.server_net.tcp, self.rpc_server, SERVER_IP, udp=udp)
         self.nfsd.start()
-        self.mount = NfsMount(self.client, self.client_net, SERVER_IP)
+        self.mount = NfsMount(self.client, self.client_net, SERVER_IP, proto=proto)
         self._generators = 0
         self._capture = ExitStack()
         self._capture.enter_context(capturing(config.pcap, self.wire, client=self.client_net, server=self.server_net))
 
-    def frame_generator(self, targets: list[tuple[int, int]], rate: int, burst_ns: int) -> FrameGenerator:
-        """Make one more foreign host that can send bursts of UDP frames to sockets of the client."""
+    def frame_generator(
+        self,
+        targets: list[tuple[int, int]],
+        rate: int,
+        burst_ns: int,
+        *,
+        kind: type[FrameGenerator] = FrameGenerator,
+        **options: int,
+    ) -> FrameGenerator:
+        """Make one more foreign host that can send bursts of frames to the client: UDP to its sockets, or another ``kind``."""
         self._generators += 1
         number = FOREIGN + self._generators
         mac = b"\x02\0\0\0" + number.to_bytes(2, "big")
         ip = NETWORK + number
-        return FrameGenerator(self.world, self.wire, mac, ip, CLIENT_MAC, targets, rate=rate, burst_ns=burst_ns, seed=self.seed)
+        options = {"rate": rate, "burst_ns": burst_ns, "seed": self.seed, **options}
+        return kind(self.world, self.wire, mac, ip, CLIENT_MAC, targets, **options)
+
+    def stop_server(self, how: str) -> None:
+        """Take the server away: "stop" ends its service, connects are refused; "silent" pulls its cable."""
+        if how == "silent":
+            self.wire.unplug(self.server_net.nic)
+        else:
+            self.nfsd.stop()
+
+    def start_server(self) -> None:
+        """Bring the server back, however it went."""
+        self.wire.plug(self.server_net.nic)
+        self.nfsd.start()
 
     def server_bytes(self, name: str, page: int) -> bytes:
         """Read a page of a file of the export straight from the server's tree."""

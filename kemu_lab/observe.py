@@ -29,6 +29,7 @@ class Observer:
         self.touched = 0
         self.trespassers = 0
         self.cred_references = 0
+        self.retransmissions = self.reconnects = 0
         self.samples = 0
         self.disks: list[block.Disk] = []
         self.reserve = Reserve()
@@ -59,9 +60,12 @@ class Observer:
         :param read_slot: what the server holds for a slot of an area; asked for pages that are nowhere else.
         """
         client = self.pair.client
-        self.touched = sum(len(pages) for pages in client.shadow.pages.values())
+        shadow = client.shadow
+        self.touched = sum(len(pages) for pages in [*shadow.pages.values(), *shadow.files.values()])
         self.reserve.end_of_load_bytes = self.pair.client_net.net_reserves.net_skb_reserve.usage
         self.cred_references = self.pair.mount.auth.references()
+        nfs = self.pair.mount.stats
+        self.retransmissions, self.reconnects = nfs.retransmissions, nfs.reconnects  # a mount takes them along when it goes
         client.memory.audit(read_slot)
 
     def after_quiesce(self) -> None:
@@ -112,7 +116,8 @@ class Observer:
         result.net.drops = dict(stats.drops)
         result.net.gates = stats.gates
         result.reclaim = Reclaim(vmstat.kswapd_wakes, vmstat.allocstall, vmstat.throttled, vmstat.mempool_sleeps, vmstat.oom_kills)
-        result.nfs = Nfs(nfs.writes, nfs.reads, nfs.retransmissions, nfs.reconnects, self.cred_references)
+        retransmissions = max(nfs.retransmissions, self.retransmissions)
+        result.nfs = Nfs(nfs.writes, nfs.reads, retransmissions, max(nfs.reconnects, self.reconnects), self.cred_references)
         for disk in self.disks:
             result.disk.writes += disk.writes
             result.disk.reads += disk.reads

@@ -4,7 +4,9 @@
 ("write", vpn, bytes)    store a whole page
 ("read", vpn)            load a page; the shadow copy is compared by the machine
 ("sleep", None)          until somebody wakes the task
-("call", function)       a system call of its own
+("mmap", file, vpn, pages, first)  map a file, shared; ("msync", vpn, pages) and ("munmap", vpn, pages) end that
+
+A program can be written down between two steps: it holds numbers, the contents' source and an open file, and no function.
 """
 
 from __future__ import annotations
@@ -12,9 +14,14 @@ from __future__ import annotations
 import random
 from typing import Protocol
 
+from kemu.mm.address_space import File
 from kemu_lab.lackey import Touch
 
 GROW_PAGES = 256  # 1 MiB
+FILE_BASE = 1 << 20  # the page at which a program maps its file, above any heap of these scenarios
+TAG_SHIFT = 32
+PAUSE_EVERY = 64  # touches of CycleWriter
+ENDING = ("msync", "munmap")
 
 Step = tuple[object, ...]
 
@@ -108,6 +115,65 @@ class FollowTrace:
             return ("read", vpn)
         self.versions[vpn] += 1
         return ("write", vpn, self.contents.page(vpn, self.versions[vpn]))
+
+
+class CycleWriter:
+    """Write every page in order, then read every page in order: a cycle. After the last cycle sleep until told to end.
+
+    It pauses for a jiffy now and then, as who has other things to do than to touch pages: several of them go forward together.
+
+    :param tag: makes this process's pages differ from all others'.
+    :param file: the pages are those of this open file, mapped shared; None: of the heap.
+    """
+
+    def __init__(self, pages: int, cycles: int, contents: Contents, tag: int, file: File | None = None) -> None:
+        self.pages = pages
+        self.cycles = cycles
+        self.contents = contents
+        self.tag = tag
+        self.file = file
+        self.base = 0 if file is None else FILE_BASE
+        self.grown = 0
+        self.position = 0
+        self.paused = 0
+        self.ending = 0
+        self.done = False
+
+    @property
+    def total(self) -> int:
+        """Count the touches of the whole program."""
+        return 2 * self.pages * self.cycles
+
+    def step(self) -> Step | None:
+        """Return the next step."""
+        pages = self.pages
+        if self.grown < pages:
+            return self._grow()
+        if self.position < self.total:
+            if self.position >= self.paused + PAUSE_EVERY:
+                self.paused = self.position
+                return ("sleep", 1)
+            half, page = divmod(self.position, pages)
+            self.position += 1
+            if half & 1:
+                return ("read", self.base + page)
+            return ("write", self.base + page, self.contents.page(self.tag << TAG_SHIFT | page, half // 2 + 1))
+        if not self.done:
+            self.done = True
+            return ("sleep", None)
+        self.ending += 1
+        if self.file is not None and self.ending <= len(ENDING):
+            return (ENDING[self.ending - 1], self.base, pages)
+        return None
+
+    def _grow(self) -> Step:
+        """Map the file whole, or let the heap grow by one step."""
+        if self.file is not None:
+            self.grown = self.pages
+            return ("mmap", self.file, self.base, self.pages, 0)
+        more = min(GROW_PAGES, self.pages - self.grown)
+        self.grown += more
+        return ("grow", more)
 
 
 class SleepingReader:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from kemu_lab.phases import Phase
+
 SCHEMA = 1
 
 
@@ -87,6 +89,33 @@ class Disk:
 
 
 @attrs.define
+class Acceptance:
+    """What only the acceptance test tells. Times are virtual ns.
+
+    :ivar scale: of memory and processes, as typed; ``process_pages``: of each of the four.
+    :ivar away_ns: when the server went; ``back_ns`` when it came back, None if it did not.
+    :ivar first_page_ns: when the server had done the first WRITE or READ after its return.
+    :ivar connects_ns: when the client began to connect, from the outage on.
+    :ivar messages: what the client's kernel said of the server.
+    """
+
+    scale: str = "1"
+    process_pages: int = 0
+    uid: int = 0
+    proto: str = "tcp"
+    traffic: str = "mixed"
+    outage_how: str = "stop"
+    outage_ns: int | None = 0
+    away_ns: int | None = None
+    back_ns: int | None = None
+    first_page_ns: int | None = None
+    connects_ns: list[int] = attrs.Factory(list)
+    messages: list[str] = attrs.Factory(list)
+    file_pages_compared: int = 0
+    foreign_frames: int = 0
+
+
+@attrs.define
 class RunResult:
     """One run: how it ended, why, and the counters."""
 
@@ -111,6 +140,8 @@ class RunResult:
     reclaim: Reclaim = attrs.Factory(Reclaim)
     nfs: Nfs = attrs.Factory(Nfs)
     disk: Disk = attrs.Factory(Disk)
+    phases: list[Phase] = attrs.Factory(list)
+    acceptance: Acceptance | None = None
 
     @property
     def lived(self) -> bool:
@@ -118,7 +149,9 @@ class RunResult:
         return self.outcome == "survived"
 
     def as_json(self) -> dict[str, object]:
-        """Return the object that ``--json`` prints."""
+        """Return the object that ``--json`` prints; what only another scenario tells is not in it."""
         body = attrs.asdict(self)
+        if self.acceptance is None:
+            del body["acceptance"], body["phases"]
         body["virtual_seconds"] = self.virtual_ns / 1e9
         return {"schema": SCHEMA, **body}

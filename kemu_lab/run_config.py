@@ -9,6 +9,7 @@ import attrs
 from kemu.errors import ConfigError
 from kemu.fixes import FixSet
 from kemu.patches import PatchSet
+from kemu_lab.acceptance_options import AcceptanceOptions, parse_scale, scale_of
 from kemu_lab.capture import prepare_capture
 from kemu_lab.nic_words import nic_arguments
 from kemu_lab.numbers import whole_number
@@ -20,6 +21,8 @@ MAX_LATENCY_NS = 10**9
 MAX_CPUS = 8
 MIN_MTU, MAX_MTU = 576, 9000
 SWAP_HOMES = ("nfs", "disk")
+DEFAULT_MEM = "32M"
+ACCEPTANCE = "acceptance"
 
 
 @attrs.frozen
@@ -35,6 +38,7 @@ class RunConfig:
     :param trace: path of a lackey trace that the process follows, or None.
     :param proc: path of a directory for the client's /proc and /sys as they are at the end, or None; it changes nothing in the run.
     :param pcap: path of a file for a capture of the wire, or None; it changes nothing in the run either.
+    :param acceptance: what only the scenario acceptance is asked for.
     :param vehicle: how stacks are switched, "greenlet" or "threads"; None takes the best there is. No option: it changes nothing.
     """
 
@@ -53,6 +57,7 @@ class RunConfig:
     trace: str | None = None
     proc: str | None = None
     pcap: str | None = None
+    acceptance: AcceptanceOptions = attrs.field(factory=AcceptanceOptions)
     vehicle: str | None = None
 
     @classmethod
@@ -60,7 +65,7 @@ class RunConfig:
         cls,
         scenario: str,
         *,
-        mem: str,
+        mem: str | None,
         cpus: int,
         seed: int,
         patches: str,
@@ -74,15 +79,26 @@ class RunConfig:
         nic: str = "",
         proc: str | None = None,
         pcap: str | None = None,
+        scale: str | None = None,
+        never_returns: bool = False,
+        **acceptance: str | None,
     ) -> RunConfig:
         """Read the options as typed; :exc:`ConfigError` says in one sentence which cannot be used."""
         if swap is not None and swap not in SWAP_HOMES:
             raise ConfigError(f"--swap {swap!r} cannot be used; it is {' or '.join(SWAP_HOMES)}")
         nic_arguments(nic)
+        if scenario != ACCEPTANCE:
+            given = [name for name, value in {"scale": scale, "never_returns": never_returns, **acceptance}.items() if value]
+            if given:
+                raise ConfigError(f"--{given[0].replace('_', '-')} is for the scenario {ACCEPTANCE}, not for {scenario}")
+        elif mem is not None or swap == "disk" or trace is not None:
+            raise ConfigError(
+                f"{ACCEPTANCE} has its own memory (--scale), swap area and processes; leave out --mem, --swap and --trace"
+            )
         return cls(
             scenario=scenario,
             swap=swap,
-            mem=parse_size(mem, "--mem", MIN_MEM, MAX_MEM),
+            mem=parse_scale(scale or "1") if scenario == ACCEPTANCE else parse_size(mem or DEFAULT_MEM, "--mem", MIN_MEM, MAX_MEM),
             cpus=cpus,
             seed=seed,
             patches=PatchSet.parse(patches),
@@ -95,6 +111,7 @@ class RunConfig:
             trace=trace,
             proc=None if proc is None else prepare_directory(proc),
             pcap=None if pcap is None else prepare_capture(pcap),
+            acceptance=AcceptanceOptions.parse(never_returns=never_returns, **acceptance),
         )
 
     @property
@@ -106,7 +123,9 @@ class RunConfig:
             words.append(self.scenario)
         if self.swap is not None:
             words += ["--swap", self.swap]
-        if self.mem != plain.mem:
+        if self.scenario == ACCEPTANCE:
+            words += ["--scale", scale_of(self.mem), *self.acceptance.words()]
+        elif self.mem != plain.mem:
             words += ["--mem", format_size(self.mem)]
         if self.cpus != plain.cpus:
             words += ["--cpus", str(self.cpus)]
