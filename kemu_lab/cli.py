@@ -188,6 +188,30 @@ def tap(**options: str) -> int:
     return tap_command(**options)
 
 
+@cli.command(short_help="Serve a directory by NFS, on loopback.")
+@click.argument("directory", metavar="DIR")
+@click.option("--port", default="2049", metavar="N", help="Port of NFS, by TCP and UDP; 0 chooses one.  [2049]")
+@click.option("--mountport", default=None, metavar="N", help="Port of MOUNT; 0 chooses one.  [that of NFS]")
+@click.option("--address", default="127.0.0.1", metavar="ADDR", help="Listen on this address.  [127.0.0.1]")
+@click.option("--allow-remote", is_flag=True, help="Let the address be one that other machines reach.")
+@click.option("--export", default="/export", metavar="PATH", help="What clients call the directory.  [/export]")
+@click.option("--read-only", is_flag=True, help="Refuse every change.")
+def serve(directory: str, **options: Any) -> int:
+    """Serve DIR by NFS version 3 until Ctrl-C, on kemu's own server. Nothing outside of DIR can be reached.
+
+    Whoever reaches the port is believed who he says he is (AUTH_SYS): started by root it lets every local user be root in DIR.
+
+    \b
+    Examples:
+      kemu serve /tmp/files --port 0
+      nfs-ls 'nfs://127.0.0.1/export?version=3&nfsport=2049&mountport=2049'
+      nfs-cp page 'nfs://127.0.0.1/export/page?version=3&nfsport=2049&mountport=2049'
+    """
+    from kemu_lab.serve import serve_command
+
+    return serve_command(directory, **options)
+
+
 @cli.command("list", short_help="List the patches, the fixes or the scenarios.")
 @click.argument("what", metavar="patches|fixes|scenarios")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
