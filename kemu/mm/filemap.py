@@ -3,7 +3,8 @@
 Interface
     * :class:`Filemap`: all of :class:`PageBits` (locks, writeback and dirty bits), and
       ``add_to_page_cache``, ``find_get_page``, ``find_lock_page``, ``find_or_create_page``, ``read_mapping_page``,
-      ``remove_from_page_cache``, ``truncate_inode_pages``, ``invalidate_mapping_pages``; ``check_mapping``.
+      ``remove_from_page_cache``, ``truncate_inode_pages``, ``invalidate_mapping_pages``, ``invalidate_inode_pages2``;
+      ``check_mapping``.
 
 Rules of this file
     * The cache holds one reference of each of its pages. A page that leaves its file is unmapped from every process first.
@@ -22,7 +23,7 @@ from kemu.kernel.errno import EIO, ENOENT, ENOMEM
 from kemu.lib.radix_tree import TAG_DIRTY, TAG_WRITEBACK, RadixNodes, RadixTree
 from kemu.mm.address_space import AddressSpace, File
 from kemu.mm.file_unmap import FileRmap
-from kemu.mm.gfp import _GFP_HIGHMEM, _GFP_NOWARN, GFP_ATOMIC, GFP_HIGHUSER, gfp_t
+from kemu.mm.gfp import _GFP_HIGHMEM, _GFP_NOWARN, GFP_ATOMIC, GFP_HIGHUSER, GFP_KERNEL, gfp_t
 from kemu.mm.lru import Lru
 from kemu.mm.page import Page, PG_dirty, PG_locked, PG_private, PG_uptodate, PG_writeback
 from kemu.mm.page_bits import PageBits
@@ -145,6 +146,8 @@ class Filemap(PageBits):
                     if page.mapcount:
                         self.file_rmap.unmap_file_page(page)
                     if page.flags & PG_private:
+                        self._do_invalidatepage(page)
+                    if page.flags & PG_private:
                         left = -ENOENT
                     else:
                         self.remove_from_page_cache(page)
@@ -152,6 +155,56 @@ class Filemap(PageBits):
                 self.unlock_page(page)
                 self.lru.put_page(page)
         return left
+
+    def _do_invalidatepage(self, page: Page) -> None:
+        """Tell the file system that a page with private data is cut off (do_invalidatepage())."""
+        invalidatepage = getattr(page.mapping.a_ops, "invalidatepage", None)  # NULL in C where the file system has none
+        if invalidatepage is not None:
+            invalidatepage(page, 0)
+
+    def invalidate_inode_pages2(self, mapping: AddressSpace) -> int:
+        """Drop every cached page, dirty ones after they were written (invalidate_inode_pages2()): 0, or the first -errno.
+
+        What somebody makes dirty again meanwhile stays: -EIO. What is gone may be other bytes when it is read again.
+        """
+        result = 0
+        first = 0
+        while mapping.page_tree is not None and (batch := mapping.page_tree.gang_lookup(first, 16)):
+            for page in batch:
+                page.count += 1
+            for page in batch:
+                first = max(first, page.word_d + 1)
+                self.lock_page(page)
+                error = 0
+                if page.mapping is mapping:
+                    error = self._invalidate_page2(mapping, page)
+                self.unlock_page(page)
+                self.lru.put_page(page)
+                result = result or error
+            self.sched.cond_resched()
+        if self.forget_file is not None and not mapping.nrpages:
+            self.forget_file(mapping, 0)
+        return result
+
+    def _invalidate_page2(self, mapping: AddressSpace, page: Page) -> int:
+        """Write a locked page if it is dirty, and drop it (do_launder_page(), invalidate_complete_page2())."""
+        self.wait_on_page_writeback(page)
+        while page.mapcount:
+            self.file_rmap.unmap_file_page(page)
+        launder = getattr(mapping.a_ops, "launder_page", None)  # NULL in C where the file system has none
+        if page.flags & PG_dirty and launder is not None:
+            error: int = launder(page)
+            if error:
+                return error
+        if page.flags & PG_private:
+            release = getattr(mapping.a_ops, "releasepage", None)  # NULL in C where the file system has none
+            if release is None or not release(page, GFP_KERNEL):
+                return -EIO
+        if page.flags & PG_dirty:
+            return -EIO
+        self.remove_from_page_cache(page)
+        self.lru.put_page(page)
+        return 0
 
     def invalidate_mapping_pages(self, mapping: AddressSpace) -> int:
         """Drop the cached pages that are clean, idle and mapped by nobody; return how many (invalidate_mapping_pages())."""

@@ -35,10 +35,10 @@ PATCH = Patch(
     needs=(),
     wants=("page_file_methods", "nfs_swapcache"),
     touches=(
+        "kemu_nfs.nfs.attr_cache.AttrCache.nfs_revalidate_mapping",
         "kemu_nfs.nfs.inode.NfsInodes.nfs_inode_add_request",
         "kemu_nfs.nfs.inode.NfsInodes.nfs_inode_remove_request",
         "kemu_nfs.nfs.inode.NfsInodes.nfs_page_find_request_locked",
-        "kemu_nfs.nfs.inode.NfsInodes.nfs_revalidate_mapping",
     ),
     fate=("Merged in 3.6 (commit 29418aa4bd48)."),
 )

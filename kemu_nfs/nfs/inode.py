@@ -1,9 +1,9 @@
-"""NFS inodes: attributes, open contexts, requests by page (2.6.23 fs/nfs/inode.c; the request tree from fs/nfs/write.c; patch 29).
+"""NFS inodes, and their requests by page (2.6.23 fs/nfs/inode.c; the request tree from fs/nfs/write.c; patches 28, 29).
 
 Interface
-    * :class:`NfsInode`, :class:`NfsOpenContext`.
-    * :class:`NfsInodes`: ``nfs_fhget``, ``nfs_refresh_inode``, ``nfs_revalidate_mapping``, ``nfs_find_open_context``,
-      ``nfs_page_find_request_locked``, ``nfs_inode_add_request``, ``nfs_inode_remove_request``.
+    * :class:`NfsInode`. :class:`NfsInodes`: ``nfs_fhget``, ``nfs_clear_inode``, ``nfs_page_find_request_locked``,
+      ``nfs_inode_add_request``, ``nfs_inode_remove_request``; all of :class:`AttrCache` (attr_cache.py) and :class:`OpenContexts`
+      (open_context.py).
 
 Rules of this file
     * A request is in the inode's radix tree under its page index from add to remove; the tree holds one reference.
@@ -11,8 +11,6 @@ Rules of this file
       entry: patch 29 leaves both alone and looks the request up in the tree. The base overwrites the entry with a pointer.
     * Patch 28 (page_file_mapping() and page_file_index() in place of page->mapping and page->index) stands in the three helpers at
       the end; about twenty sites use them.
-    * Attributes stay the 84 bytes that the server sent. Data changed by others invalidates the page cache when somebody asks, never
-      that of a swap file (patch 29).
 """
 
 from __future__ import annotations
@@ -25,61 +23,53 @@ from kemu.lib.radix_tree import RadixTree
 from kemu.mm.address_space import AddressSpace, Inode
 from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC, GFP_KERNEL, PAGE_SHIFT, PAGE_SIZE
 from kemu.mm.page import Page, PG_private, PG_swapcache
-from kemu_nfs.nfs.nfs3xdr import Fattr3, Nfs3Result, encode_fh
-from kemu_nfs.nfs.nfs_client import SIZEOF_OPEN_CONTEXT, NfsModule, NfsServer
+from kemu_nfs.nfs.attr_cache import NFS_INO_INVALID_ATTR, NFS_INO_INVALID_DATA, AttrCache, nfs_size_to_loff_t
+from kemu_nfs.nfs.nfs3xdr import Fattr3, encode_fh
+from kemu_nfs.nfs.nfs_client import NfsModule, NfsServer
+from kemu_nfs.nfs.open_context import FMODE_READ, FMODE_WRITE, NfsOpenContext, OpenContexts
 
 if TYPE_CHECKING:
     from kemu_nfs.nfs.pagelist import NfsPage
-    from kemu_nfs.sunrpc.auth import RpcCred
 
-FMODE_READ: Final = 1
-FMODE_WRITE: Final = 2
+__all__ = ["FMODE_READ", "FMODE_WRITE", "NFS_INO_INVALID_DATA", "NfsInode", "NfsInodes", "NfsOpenContext"]
 
 NFS_PAGE_TAG_COMMIT: Final = 1  # tag of a request that the server has, but not on stable storage
-
-NFS_INO_INVALID_DATA: Final = 0x0002  # cached data is older than the server's
-
-
-class NfsOpenContext:
-    """``struct nfs_open_context``: one opening of a file, and whose credential it uses."""
-
-    __slots__ = ("addr", "count", "cred", "error", "mode", "nfsi")
-
-    def __init__(self, addr: int, nfsi: NfsInode, cred: RpcCred, mode: int) -> None:
-        self.addr = addr
-        self.nfsi = nfsi
-        self.cred = cred
-        self.mode = mode
-        self.count = 1
-        self.error = 0
-
-    def __repr__(self) -> str:
-        """Name the opener."""
-        return f"<nfs_open_context of inode {self.nfsi.inode.ino} {self.cred!r} mode={self.mode} count={self.count}>"
 
 
 class NfsInode:
     """``struct nfs_inode``.
 
     :ivar fh_wire: the handle as it stands in calls.
-    :ivar attr: the 84 bytes of its attributes.
+    :ivar attr: the 84 bytes of its attributes; empty until a reply has brought some.
+    :ivar read_cache_jiffies: when the call began that brought or confirmed them. :ivar last_updated: when they came.
+    :ivar attrtimeo: for how many jiffies they are good. :ivar attrtimeo_timestamp: since when that is so.
+    :ivar stale: NFS_INO_STALE: the handle is no longer this file's.
+    :ivar access: answers of ACCESS by uid and gid: (bits asked, bits granted, when).
+    :ivar silly: the directory and the name under which a file lives on that was removed while it was open.
     :ivar npages: requests in the tree.
     :ivar ncommit: of these, how many wait for a COMMIT and are in nobody's hands.
     """
 
     __slots__ = (
+        "access",
         "addr",
         "attr",
+        "attrtimeo",
+        "attrtimeo_timestamp",
         "cache_validity",
         "fh",
         "fh_wire",
         "inode",
+        "last_updated",
         "mapping",
         "ncommit",
         "nfs_page_tree",
         "npages",
         "open_files",
+        "read_cache_jiffies",
         "server",
+        "silly",
+        "stale",
     )
 
     def __init__(self, addr: int, inode: Inode, server: NfsServer, fh: bytes, tree: RadixTree) -> None:
@@ -90,6 +80,13 @@ class NfsInode:
         self.fh_wire = encode_fh(fh)
         self.attr = b""
         self.cache_validity = 0
+        self.read_cache_jiffies = 0
+        self.last_updated = 0
+        self.attrtimeo = 0
+        self.attrtimeo_timestamp = 0
+        self.stale = False
+        self.access: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self.silly: tuple[NfsInode, str] | None = None
         self.nfs_page_tree = tree
         self.npages = 0
         self.ncommit = 0
@@ -106,19 +103,15 @@ class NfsInode:
         return f"<nfs_inode {self.inode.ino} size={self.inode.size} npages={self.npages} i_flags={self.inode.i_flags:#x}>"
 
 
-class NfsInodes:
+class NfsInodes(AttrCache, OpenContexts):
     """What is done with inodes.
 
     :ivar by_address: requests of ordinary pages by the address that page.private holds.
     """
 
     def __init__(self, module: NfsModule) -> None:
-        self.module = module
-        self.kernel = module.kernel
-        self.patched = module.patched
-        self.fixed = module.fixed
+        super().__init__(module)
         self.slub = module.slub
-        self.filemap = module.filemap
         self.swapfile = module.swapfile
         self.by_address: dict[int, NfsPage] = {}
         self.tree_gfp = GFP_ATOMIC | _GFP_NOWARN if self.patched.nfs_radix_nowarn else GFP_ATOMIC  # [p33]
@@ -136,9 +129,13 @@ class NfsInodes:
         nfsi.mapping = AddressSpace(inode, server.a_ops, server.bdi)
         inode.private = nfsi
         self.module.fs_writeback.new_inode(server.sb, inode)
-        if attr is not None:
-            nfsi.attr = attr
-            inode.size = int.from_bytes(attr[20:28], "big")
+        if attr is None:
+            nfsi.cache_validity = NFS_INO_INVALID_ATTR
+            return nfsi
+        nfsi.attr = attr
+        nfsi.read_cache_jiffies = nfsi.last_updated = nfsi.attrtimeo_timestamp = self.sched.jiffies
+        nfsi.attrtimeo = self.min_attrtimeo(nfsi)
+        inode.size = nfs_size_to_loff_t(attr)
         return nfsi
 
     def nfs_clear_inode(self, nfsi: NfsInode) -> None:
@@ -148,74 +145,6 @@ class NfsInodes:
         self.filemap.truncate_inode_pages(nfsi.mapping)
         self.module.fs_writeback.drop_inode(nfsi.inode)
         self.slub.kmem_cache_free(self.module.inode_cache, nfsi.addr)
-
-    def nfs_open(self, nfsi: NfsInode, uid: int, gid: int, mode: int) -> NfsOpenContext | None:
-        """Make an open context with the opener's credential (nfs_open(), alloc_nfs_open_context()); None without memory."""
-        auth = nfsi.server.auth
-        cred = auth.lookup_cred(uid, gid)
-        if cred is None:
-            return None
-        addr = self.slub.kmalloc(SIZEOF_OPEN_CONTEXT, GFP_KERNEL)
-        if addr is None:
-            auth.put_rpccred(cred)
-            return None
-        ctx = NfsOpenContext(addr, nfsi, cred, mode)
-        nfsi.open_files.append(ctx)
-        return ctx
-
-    def put_nfs_open_context(self, ctx: NfsOpenContext) -> None:
-        """Drop a reference; the last one closes (put_nfs_open_context())."""
-        ctx.count -= 1
-        if ctx.count:
-            return
-        ctx.nfsi.open_files.remove(ctx)
-        ctx.nfsi.server.auth.put_rpccred(ctx.cred)
-        self.slub.kfree(ctx.addr)
-
-    def nfs_find_open_context(self, nfsi: NfsInode, cred: RpcCred | None, mode: int) -> NfsOpenContext | None:
-        """Find an opening with this very credential, or any if None, and at least this mode; take a reference."""
-        for ctx in nfsi.open_files:
-            if (cred is None or ctx.cred is cred) and ctx.mode & mode == mode:
-                ctx.count += 1
-                return ctx
-        return None
-
-    # -- attributes ------------------------------------------------------------------------------------------------------------
-
-    def nfs_refresh_inode(self, nfsi: NfsInode, result: Nfs3Result) -> None:
-        """Take attributes that came with a reply (nfs_refresh_inode(), nfs_post_op_update_inode()).
-
-        If the file was, before our call, not what we knew, somebody else changed it. Replies may overtake each other; attributes
-        older than ours are ignored.
-        """
-        attr = result.fattr
-        if attr is None:
-            return
-        old = nfsi.attr
-        if attr == old:
-            return
-        if old:
-            if attr[76:84] < old[76:84]:
-                return  # ctime went back
-            before = result.pre_op
-            known = old[20:28] + old[68:84]
-            changed = before is not None and before != known and not nfsi.npages  # else our own calls in flight explain it
-            if changed or (before is None and attr[20:28] + attr[68:76] != known[:16]):
-                nfsi.cache_validity |= NFS_INO_INVALID_DATA
-        nfsi.attr = attr
-        size = int.from_bytes(attr[20:28], "big")
-        if size != nfsi.inode.size and not nfsi.npages:
-            nfsi.inode.size = size
-
-    def nfs_revalidate_mapping(self, nfsi: NfsInode) -> int:
-        """Drop cached pages that are older than the server's data (nfs_revalidate_mapping_nolock())."""
-        if self.patched.nfs_no_revalidate and nfsi.inode.is_swapfile:  # [p29]
-            return 0
-        if nfsi.cache_validity & NFS_INO_INVALID_DATA:
-            nfsi.cache_validity &= ~NFS_INO_INVALID_DATA
-            self.module.stats.invalidations += 1
-            self.filemap.truncate_inode_pages(nfsi.mapping)
-        return 0
 
     # -- requests --------------------------------------------------------------------------------------------------------------
 
