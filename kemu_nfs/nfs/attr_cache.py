@@ -118,8 +118,9 @@ class AttrCache:
         self.nfs_zap_caches(nfsi)
 
     def nfs_mark_stale(self, nfsi: NfsInode) -> None:
-        """Take note of an ESTALE that a call on pages met: the next user asks."""
-        nfsi.cache_validity |= NFS_INO_INVALID_ATTR | NFS_INO_REVAL_PAGECACHE
+        """Take note that a READ was answered with ESTALE (nfs_readpage_result(), nfs_mark_for_revalidate())."""
+        nfsi.stale = True
+        nfsi.cache_validity |= NFS_INO_INVALID_ATTR | NFS_INO_INVALID_ACCESS | NFS_INO_REVAL_PAGECACHE
 
     # -- asking the server -----------------------------------------------------------------------------------------------------
 
@@ -191,12 +192,18 @@ class AttrCache:
         if attr is None:
             return 0
         old = nfsi.attr
-        now = self.sched.jiffies
         if start is None:
-            start = now
+            start = self.sched.jiffies
             newer = attr[76:84] >= old[76:84]
         else:
             newer = start > nfsi.last_updated or not old
+        if attr[:60] == old[:60] and attr[68:] == old[68:] and int.from_bytes(attr[20:28], "big") == nfsi.inode.size:
+            nfsi.read_cache_jiffies = start  # what most READs say: all but the access time is as it was
+            if newer:
+                self._settle(nfsi, attr)
+            elif attr[60:68] != old[60:68]:
+                nfsi.cache_validity |= NFS_INO_INVALID_ATIME
+            return 0
         if newer:
             return self._update_inode(nfsi, attr, result.pre_op, start)
         return self._check_inode_attributes(nfsi, attr, result.pre_op, start)
@@ -221,16 +228,21 @@ class AttrCache:
         only_times = attr[:28] == old[:28] and attr[52:60] == old[52:60] and before[8:] == old[68:84]
         if not only_times or int.from_bytes(attr[20:28], "big") != nfsi.inode.size:
             return self.nfs_post_op_update_inode(nfsi, result, start)
-        nfsi.attr = attr
         nfsi.read_cache_jiffies = start
         if start > nfsi.last_updated:
-            nfsi.cache_validity &= _SETTLED
-            nfsi.last_updated = now = self.sched.jiffies
-            if now - nfsi.attrtimeo_timestamp > nfsi.attrtimeo:
-                self._grow_attrtimeo(nfsi, now)
+            self._settle(nfsi, attr)
         else:
+            nfsi.attr = attr
             nfsi.cache_validity |= _CHANGED
         return 0
+
+    def _settle(self, nfsi: NfsInode, attr: bytes) -> None:
+        """Take attributes that make nothing invalid."""
+        nfsi.attr = attr
+        nfsi.cache_validity &= _SETTLED
+        nfsi.last_updated = now = self.sched.jiffies
+        if now - nfsi.attrtimeo_timestamp > nfsi.attrtimeo:
+            self._grow_attrtimeo(nfsi, now)
 
     def _grow_attrtimeo(self, nfsi: NfsInode, now: int) -> None:
         """Trust attributes for longer that did not change."""

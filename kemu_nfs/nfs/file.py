@@ -73,6 +73,30 @@ class NfsFileOps:
         """Start reading a page (nfs_readpage())."""
         return self.read.nfs_readpage(file, page)
 
+    def readpages(self, file: File | None, mapping: AddressSpace, pages: list[Page]) -> int:
+        """Start reading pages that nobody has asked for yet (nfs_readpages())."""
+        return self.read.nfs_readpages(file, mapping, pages)
+
+    def invalidatepage(self, page: Page, offset: int) -> None:
+        """Forget what was to be written of a page that is cut off as a whole (nfs_invalidate_page())."""
+        if not offset:
+            self.write.wait.nfs_wb_page_cancel(self._nfsi(page), page)
+
+    def releasepage(self, page: Page, gfp: int) -> bool:
+        """Refuse: a page with a request is not free (nfs_release_page())."""
+        return False
+
+    def launder_page(self, page: Page) -> int:
+        """Write a locked page that is to be dropped, and wait (nfs_launder_page())."""
+        return self.write.nfs_wb_page(self._nfsi(page), page)
+
+    def _nfsi(self, page: Page) -> NfsInode:
+        """Return the file that a page belongs to; patch 28 finds it for swap pages too."""
+        inode = self.inodes.page_mapping(page).host
+        assert inode is not None
+        nfsi: NfsInode = inode.private
+        return nfsi
+
     def sync_page(self, page: Page) -> None:
         """Do nothing: calls are sent at once."""
 
