@@ -248,7 +248,7 @@ class NfsCommit:
             self.stats.jukebox += 1
             nfs_async_handle_jukebox(task)
             return -EAGAIN
-        self.inodes.nfs_refresh_inode(nfsi, result)
+        self.inodes.nfs_refresh_inode(nfsi, result, task.tk_start)
         status: int = result.status
         return status
 

@@ -22,7 +22,6 @@ from kemu.kernel.errno import EAGAIN, EIO, EJUKEBOX, ENOMEM
 from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE
 from kemu.mm.page import PG_error, PG_swapcache
 from kemu_nfs.nfs.commit import FLUSH_STABLE, NfsCommit, flush_task_priority, nfs_async_handle_jukebox
-from kemu_nfs.nfs.inode import NFS_INO_INVALID_DATA
 from kemu_nfs.nfs.nfs3xdr import PROC_WRITE, Nfs3Result, WriteArgs
 from kemu_nfs.nfs.pagelist import PG_NEED_COMMIT, PG_NEED_RESCHED, NfsPageio
 from kemu_nfs.sunrpc.nfs3_const import NFS_DATA_SYNC, NFS_FILE_SYNC, NFS_UNSTABLE
@@ -176,7 +175,7 @@ class NfsFlush:
             self.stats.jukebox += 1
             nfs_async_handle_jukebox(task)
             return -EAGAIN
-        self.inodes.nfs_refresh_inode(data.nfsi, result)
+        self.inodes.nfs_post_op_update_inode_force_wcc(data.nfsi, result, task.tk_start)
         if result.status:
             return result.status
         args = data.args
@@ -228,8 +227,7 @@ class NfsFlush:
     def nfs_zap_page(self, nfsi: NfsInode, page: Page) -> None:
         """Mark a page as bad, and what is cached of its file as doubtful (nfs_zap_mapping())."""
         page.flags |= PG_error
-        if nfsi.mapping.nrpages:
-            nfsi.cache_validity |= NFS_INO_INVALID_DATA
+        self.inodes.nfs_zap_mapping(nfsi)
 
     def nfs_end_page_writeback(self, req: NfsPage) -> None:
         """End a page's writeback, and perhaps the mount's congestion (nfs_end_page_writeback())."""

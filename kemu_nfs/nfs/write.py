@@ -26,9 +26,10 @@ from kemu.kernel import costs
 from kemu.kernel.errno import EBADF, EBUSY, ENOMEM
 from kemu.mm.gfp import GFP_NOIO, PAGE_SHIFT
 from kemu.mm.page import PG_uptodate
+from kemu_nfs.nfs.attr_cache import NFS_INO_INVALID_DATA
 from kemu_nfs.nfs.commit import FLUSH_HIGHPRI, FLUSH_LOWPRI, FLUSH_STABLE, NFS_JUKEBOX_RETRY_TIME, NfsCommit
 from kemu_nfs.nfs.flush import NfsFlush
-from kemu_nfs.nfs.inode import FMODE_WRITE, NFS_INO_INVALID_DATA
+from kemu_nfs.nfs.inode import FMODE_WRITE
 from kemu_nfs.nfs.pagelist import PG_NEED_COMMIT
 from kemu_nfs.nfs.wait import NfsWait
 
