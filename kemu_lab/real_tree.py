@@ -209,7 +209,8 @@ class RealTree(RealFiles):
     def symlink(self, folder: RealNode, name: bytes, target: bytes, mode: int, cred: Cred) -> tuple[int, RealNode | None]:
         """Make a symbolic link; it may say anything, the server never follows it."""
         if not target or b"\0" in target:
-            return self._may_add(folder, name) or NFS3ERR_ACCES, None
+            status = self._may_add(folder, name)
+            return status or (NFS3ERR_ACCES if self.lookup(folder, name)[0] else NFS3ERR_EXIST), None
         return self._make(folder, name, lambda fd: os.symlink(target, name, dir_fd=fd), cred)
 
     def mknod(

@@ -200,7 +200,7 @@ class FileTree:
     def symlink(self, folder: Inode, name: bytes, target: bytes, mode: int, cred: Cred) -> tuple[int, Inode | None]:
         """Make a symbolic link; the server never follows it."""
         if not target or b"\0" in target:
-            return NFS3ERR_ACCES, None  # no system can make such a link; SYMLINK has no better word
+            return self._may_add(folder, name) or NFS3ERR_ACCES, None  # no such link can be; SYMLINK has no better word
         status, inode = self._make(folder, name, NF3LNK, mode, cred)
         if inode is not None:
             inode.target = target
@@ -379,9 +379,10 @@ class FileTree:
 
     def crash(self, lose_unstable: bool) -> int:
         """Let the power fail: what no COMMIT made stable is lost, or happened to be written; return the blocks lost."""
+        files = [inode for inode in self.by_handle.values() if inode.ftype == NF3REG]
         if lose_unstable:
-            return sum(inode.lose_unstable() for inode in self.by_handle.values())
-        for inode in self.by_handle.values():
+            return sum(inode.lose_unstable() for inode in files)
+        for inode in files:
             inode.commit()
         return 0
 
