@@ -11,7 +11,7 @@ Rules of this file
       ``async_in_caller`` asks for that; without it all its steps are rpciod's, as the fact sheet counts them.
     * Waking is legal from softirqs.
     * Patch 31 stands in rpc_malloc() and rpc_alloc_task().
-    * Left out: child tasks, signals, killing all tasks of a client.
+    * Left out: child tasks, signals.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from kemu_nfs.sunrpc.rpc_task import (
     CALL_STATES,
     RPC_TASK_ASYNC,
     RPC_TASK_DYNAMIC,
+    RPC_TASK_KILLED,
     RPC_TASK_SWAPPER,
     RpcRqst,
     RpcTask,
@@ -253,8 +254,9 @@ class RpcSched:
             task.tk_client.xprt.xprt_release(task)
 
     def rpc_restart_call(self, task: RpcTask, action: int) -> None:
-        """Start a call again from its beginning (rpc_restart_call()); for rpc_call_done()."""
-        task.tk_action = action
+        """Start a call again from its beginning (rpc_restart_call()); for rpc_call_done(). One that was killed stays dead."""
+        if not task.tk_flags & RPC_TASK_KILLED:
+            task.tk_action = action
 
     def _rpc_release_task(self, task: RpcTask) -> None:
         """Give back what the task holds (rpc_release_task())."""
@@ -265,6 +267,8 @@ class RpcSched:
         if task.tk_flags & RPC_TASK_DYNAMIC:
             self.rpc_free_task(task)
         task.tk_ops.rpc_release(task)
+        if task.tk_client.destroy_wait.waiters:
+            self.sched.wake_up_all(task.tk_client.destroy_wait)
 
     # -- memory ----------------------------------------------------------------------------------------------------------------
 
@@ -328,7 +332,7 @@ class RpcSched:
         """Assert that every live task is where its state says."""
         for task in self.live:
             queue = task.tk_waitqueue
-            assert queue is None or task in queue.levels[task.tk_priority], task
+            assert queue is None or task in queue.tasks(), task
             assert queue is not None or task.running or not task.tk_action, task
             assert task.tk_rqstp is None or task.tk_rqstp.rq_task is task, task
 

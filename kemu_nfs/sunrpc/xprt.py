@@ -28,7 +28,7 @@ from kemu.kernel.timer import HZ, Timer
 from kemu.kernel.workqueue import Work
 from kemu.mm.gfp import GFP_KERNEL
 from kemu_nfs.sunrpc.rpc_sched import RpcSched
-from kemu_nfs.sunrpc.rpc_task import RPC_TASK_SOFT, RpcRqst, RpcTask, RpcWaitQueue
+from kemu_nfs.sunrpc.rpc_task import RPC_TASK_SOFT, RpcPriorityQueue, RpcRqst, RpcTask, RpcWaitQueue
 
 RPC_DEF_SLOT_TABLE: Final = 16
 RPC_MIN_SLOT_TABLE: Final = 2
@@ -83,7 +83,7 @@ class Xprt(ABC):
         self.slot_memory = rpc.slub.kmalloc(slots * SIZEOF_RPC_RQST, GFP_KERNEL)
         self.slots = [RpcRqst() for _ in range(slots if self.slot_memory is not None else 0)]
         self.free = list(reversed(self.slots))
-        self.backlog = RpcWaitQueue("xprt_backlog")
+        self.backlog = RpcPriorityQueue("xprt_backlog")
         self.sending = RpcWaitQueue("xprt_sending")
         self.resend = RpcWaitQueue("xprt_resend")
         self.pending = RpcWaitQueue("xprt_pending")
@@ -162,9 +162,7 @@ class Xprt(ABC):
         task.tk_rqstp = None
         req.clear()
         self.free.append(req)
-        low, normal, high = self.backlog.levels
-        if high or normal or low:
-            self.rpc.rpc_wake_up_next(self.backlog)
+        self.rpc.rpc_wake_up_next(self.backlog)
 
     # -- the right to send -----------------------------------------------------------------------------------------------------
 

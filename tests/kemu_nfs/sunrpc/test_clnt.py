@@ -16,10 +16,19 @@ from kemu.kernel.errno import (
     ENOMEM,
     ENOTCONN,
     EOPNOTSUPP,
+    EPFNOSUPPORT,
     EPROTONOSUPPORT,
     ETIMEDOUT,
 )
-from kemu_nfs.sunrpc.rpc_task import CALL_STATES, RpcProc
+from kemu_nfs.sunrpc.auth import RpcCred
+from kemu_nfs.sunrpc.rpc_const import (
+    RPC_AUTH_BADCRED,
+    RPC_AUTH_BADVERF,
+    RPC_AUTH_REJECTEDCRED,
+    RPC_AUTH_REJECTEDVERF,
+    RPC_AUTH_TOOWEAK,
+)
+from kemu_nfs.sunrpc.rpc_task import CALL_START, CALL_STATES, RpcProc
 from kemu_nfs.sunrpc.xdr import XdrError
 from kemu_nfs.sunrpc.xprt import UDP_TIMEOUT
 from rpc_ground import ACCEPTED, MS, SECOND, read_call, rpc_ground, success
@@ -148,11 +157,14 @@ def test_a_soft_mount_gives_up_after_a_major_timeout(soft):
 @pytest.mark.parametrize(
     ("tail", "answer"),
     [
-        (struct.pack("!5I", 1, 0, 0, 0, 1), -EIO),
+        (struct.pack("!5I", 1, 0, 0, 0, 1), -EPFNOSUPPORT),
         (struct.pack("!7I", 1, 0, 0, 0, 2, 3, 3), -EPROTONOSUPPORT),
         (struct.pack("!5I", 1, 0, 0, 0, 3), -EOPNOTSUPP),
         (struct.pack("!5I", 1, 1, 0, 2, 2), -EPROTONOSUPPORT),
-        (struct.pack("!4I", 1, 1, 1, 1), -EACCES),
+        (struct.pack("!4I", 1, 1, 1, RPC_AUTH_TOOWEAK), -EACCES),
+        (struct.pack("!4I", 1, 1, 1, 99), -EIO),
+        (struct.pack("!3I", 1, 1, 7), -EIO),
+        (struct.pack("!5I", 1, 0, 0, 0, 0) + b"odd", -EIO),
     ],
 )
 def test_a_refusal_ends_the_call(ground, tail, answer):
@@ -161,12 +173,148 @@ def test_a_refusal_ends_the_call(ground, tail, answer):
     assert len(ground.xprt.sent) == 1
 
 
-@pytest.mark.parametrize("tail", [b"", b"\0\0\0\1", struct.pack("!5I", 1, 0, 0, 0, 4), b"\xff" * 40])
+@pytest.mark.parametrize("tail", [struct.pack("!5I", 1, 0, 0, 0, 4), struct.pack("!3I", 1, 0, 0), b"\xff" * 40])
 def test_a_reply_without_sense_is_asked_for_twice_again_then_eio(ground, tail):
     ground.xprt.server = lambda call: call[:4] + tail
     assert ground.call() == (-EIO, None)
     assert len(ground.xprt.sent) == 3
     assert len({xid for _, xid in ground.xprt.sent}) == 1
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0\0\0\1"])
+def test_a_reply_too_short_to_be_one_is_asked_for_until_it_is_one(ground, tail):
+    ground.xprt.server = lambda call: call[:4] + tail if len(ground.xprt.sent) < 9 else success(call)
+    assert ground.call()[0] == 0
+    assert len(ground.xprt.sent) == 9
+    assert len({xid for _, xid in ground.xprt.sent}) == 1
+
+
+def refuse(ground, auth_stat, times):
+    """Let the server refuse the credential of the first calls."""
+    ground.xprt.server = lambda call: (
+        call[:4] + struct.pack("!4I", 1, 1, 1, auth_stat) if len(ground.xprt.sent) <= times else success(call)
+    )
+
+
+@pytest.mark.parametrize("auth_stat", [RPC_AUTH_REJECTEDCRED, RPC_AUTH_REJECTEDVERF])
+def test_a_stale_credential_is_refreshed_and_the_call_has_a_new_xid(ground, auth_stat):
+    refuse(ground, auth_stat, 2)
+    seen = states(ground)
+    assert ground.call()[0] == 0
+    assert len({xid for _, xid in ground.xprt.sent}) == 3
+    (path,) = seen.values()
+    assert path.count("call_refresh") == 2
+    assert legal(path)
+    assert ground.auth.creds()[0].up_to_date
+
+
+@pytest.mark.parametrize("auth_stat", [RPC_AUTH_REJECTEDCRED, RPC_AUTH_BADCRED, RPC_AUTH_BADVERF])
+def test_a_credential_refused_three_times_ends_the_call(ground, auth_stat):
+    refuse(ground, auth_stat, 99)
+    assert ground.call() == (-EACCES, None)
+    assert len(ground.xprt.sent) == 3
+
+
+@pytest.mark.parametrize("auth_stat", [RPC_AUTH_BADCRED, RPC_AUTH_BADVERF])
+def test_a_garbled_credential_is_sent_again_with_the_same_xid(ground, auth_stat):
+    refuse(ground, auth_stat, 1)
+    assert ground.call()[0] == 0
+    (_, first), (_, second) = ground.xprt.sent
+    assert first == second
+
+
+def test_a_refresh_that_fails_is_tried_again_every_three_seconds(ground, monkeypatch):
+    refuse(ground, RPC_AUTH_REJECTEDCRED, 1)
+    tries = []
+    good = RpcCred.crrefresh
+
+    def slow(cred):
+        tries.append(ground.sched.now)
+        return -EAGAIN if len(tries) < 3 else good(cred)
+
+    monkeypatch.setattr(RpcCred, "crrefresh", slow)
+    assert ground.call()[0] == 0
+    assert [round((b - a) / SECOND) for a, b in pairwise(tries)] == [3, 3]
+
+
+def test_a_refresh_without_permission_ends_the_call(ground, monkeypatch):
+    refuse(ground, RPC_AUTH_REJECTEDCRED, 1)
+    monkeypatch.setattr(RpcCred, "crrefresh", lambda _cred: -EACCES)
+    assert ground.call() == (-EACCES, None)
+
+
+def test_a_call_by_nobody_has_nothing_to_refresh(ground):
+    refuse(ground, RPC_AUTH_REJECTEDCRED, 1)
+    assert ground.clnt.rpc_ping() == 0
+
+
+def test_a_ping_is_procedure_0_by_nobody(ground):
+    calls = []
+    ground.xprt.server = lambda call: calls.append(read_call(call)) or success(call)
+    assert ground.clnt.rpc_ping() == 0
+    assert calls[0][3:] == (0, 0, b"")
+
+
+def test_a_ping_is_soft_even_of_a_hard_client(ground):
+    ground.xprt.server = lambda _call: None
+    assert ground.clnt.rpc_ping() == -EIO
+
+
+# killing
+
+
+def test_killed_calls_end_with_eio_wherever_they_sleep(ground):
+    ground.xprt.server = lambda _call: None
+    for i in range(20):
+        ground.start(i)
+    ground.run_for(SECOND)
+    ground.clnt.rpc_killall_tasks()
+    ground.run_for(SECOND)
+    assert sorted(name for name, _, _ in ground.ops.done) == list(range(20))
+    assert {status for _, status, _ in ground.ops.done} == {-EIO}
+    assert sorted(ground.ops.released) == list(range(20))
+    assert len(ground.xprt.free) == 16
+
+
+def test_a_killed_call_that_waits_for_the_connection_gives_back_the_right_to_send(ground):
+    ground.xprt.refuse = -ECONNREFUSED
+    for i in range(3):
+        ground.start(i)
+    ground.run_for(2 * MS)
+    ground.clnt.rpc_killall_tasks()
+    ground.run_for(SECOND)
+    assert len(ground.ops.released) == 3
+    assert not ground.xprt.locked
+
+
+def test_a_killed_call_cannot_be_started_again(ground):
+    ground.xprt.server = lambda _call: None
+    ground.ops.on_done = lambda task: ground.rpc.rpc_restart_call(task, CALL_START)
+    ground.start("a")
+    ground.run_for(SECOND)
+    ground.clnt.rpc_killall_tasks()
+    ground.run_for(SECOND)
+    assert ground.ops.released == ["a"]
+
+
+def test_a_clients_calls_alone_are_killed(ground):
+    ground.xprt.server = lambda _call: None
+    ground.start("mine")
+    other = type(ground.clnt)(ground.rpc, ground.xprt, 100, 3, "other")
+    ground.run_for(SECOND)
+    other.rpc_killall_tasks()
+    ground.run_for(SECOND)
+    assert ground.ops.done == []
+
+
+def test_a_client_that_is_shut_down_has_no_calls_and_no_transport(ground):
+    ground.xprt.server = lambda _call: None
+    for i in range(20):
+        ground.start(i)
+    ground.run_for(SECOND)
+    ground.clnt.rpc_shutdown_client()
+    assert len(ground.ops.released) == 20
+    assert ground.xprt.slots == []
 
 
 def test_results_that_cannot_be_read_are_eio(ground):

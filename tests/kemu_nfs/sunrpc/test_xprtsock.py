@@ -138,9 +138,9 @@ def test_however_the_socket_takes_it_the_record_arrives_whole_and_once(takes, cu
             ground.xprt.xs_tcp_write_space(ground.sk)
         (xid,) = ground.xprt.recv
         assert ground.stack.tcp.wire == ground.expected(xid)
-        ground.answer(xid, b"result", cut)
+        ground.answer(xid, b"results!", cut)
         ground.run_for(MS)
-        assert ground.ops.done == [("a", 0, b"result")]
+        assert ground.ops.done == [("a", 0, b"results!")]
     finally:
         ground.kernel.shutdown()
 
@@ -287,7 +287,7 @@ def udp():
 
 def udp_reply(udp, source=(9, 2049)):
     (xid,) = udp.xprt.recv
-    udp.stack.udp.datagrams.append((xid.to_bytes(4, "big") + ACCEPTED + b"ok", *source))
+    udp.stack.udp.datagrams.append((xid.to_bytes(4, "big") + ACCEPTED + b"okay", *source))
     udp.xprt.xs_udp_data_ready(udp.xprt.inet)
     udp.run_for(MS)
 
@@ -300,7 +300,7 @@ def test_a_datagram_is_a_call_without_a_mark(udp):
     assert data[4:8] == bytes(4)
     assert data.endswith(b"args")
     udp_reply(udp)
-    assert udp.ops.done == [("a", 0, b"ok")]
+    assert udp.ops.done == [("a", 0, b"okay")]
 
 
 def test_datagrams_of_others_and_scraps_are_dropped(udp):
