@@ -9,6 +9,7 @@ Rules of this file
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import attrs
@@ -26,6 +27,7 @@ OUTAGES = ("stop", "silent")
 TRAFFIC = ("mixed", "udp-flood", "fragments", "none")
 PROTOCOLS = ("tcp", "udp")
 MAX_UID = 2**32 - 2
+_SCALE = re.compile(r"\d{1,6}(\.\d{1,6}|/0*[1-9]\d{0,5})?", re.ASCII)
 
 
 @attrs.frozen
@@ -103,12 +105,9 @@ def _one_of(text: str | None, known: tuple[str, ...], option: str, default: str)
 
 def parse_scale(text: str) -> int:
     """Return bytes of memory for ``1/4``, ``0.5``, ``1``."""
-    try:
-        scale = Fraction(text.strip()) if text.isascii() and len(text) <= 20 else None
-    except (ValueError, ZeroDivisionError):
-        scale = None
-    if scale is None:
+    if _SCALE.fullmatch(text.strip()) is None:
         raise ConfigError(f"--scale {text!r} is no number; write a fraction, for example 1/4")
+    scale = Fraction(text.strip())
     if not MIN_SCALE <= scale <= MAX_SCALE:
         raise ConfigError(f"--scale {text!r} is out of range; it goes from {MIN_SCALE} to {MAX_SCALE}")
     mem = FULL_MEM * scale

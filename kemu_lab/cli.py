@@ -37,7 +37,7 @@ def cli() -> None:
 @click.argument("scenario", default="main")
 @click.option("--patches", default="all", metavar="SET", help="all, none, series:12, 1-12,19, all,-20, or names.  [all]")
 @click.option("--fixes", default="all", metavar="SET", help="Which of v14's own defects are mended: all, none, or ids.  [all]")
-@click.option("--mem", default="32M", metavar="SIZE", help="Memory of the client: 16M, 1G.  [32M]")
+@click.option("--mem", default=None, metavar="SIZE", help="Memory of the client: 16M, 1G.  [32M]")
 @click.option("--cpus", default="1", metavar="N", help="CPUs of the client.  [1]")
 @click.option("--seed", default="1", metavar="N", help="Same seed, same history.  [1]")
 @click.option("--swap", default=None, metavar="WHERE", help="Where main swaps to: nfs, or disk, one of the client's own.  [nfs]")
@@ -45,13 +45,23 @@ def cli() -> None:
 @click.option("--latency", default="50us", metavar="TIME", help="One way over the wire.  [50us]")
 @click.option("--mtu", default="1500", metavar="N", help="Bytes of a packet on the wire, 576 to 9000.  [1500]")
 @click.option("--nic", default="", metavar="WORDS", help="Of the client: split, fixed, recycle, copybreak, software-checksums.")
+@click.option("--scale", default=None, metavar="F", help="Of acceptance: memory and processes, 1/4 and more of 128M.  [1]")
+@click.option("--outage", default=None, metavar="TIME", help="Of acceptance: the server is away for so long; 0, forever.  [15m]")
+@click.option("--outage-how", default=None, metavar="HOW", help="Of acceptance: stop (refused) or silent (no answer).  [stop]")
+@click.option("--never-returns", is_flag=True, help="Of acceptance: the same as --outage forever.")
+@click.option("--traffic", default=None, metavar="KIND", help="Of acceptance: mixed, udp-flood, fragments or none.  [mixed]")
+@click.option("--uid", default=None, metavar="N", help="Of acceptance: whose processes they are.  [0]")
+@click.option("--proto", default=None, metavar="NAME", help="Of acceptance: the mount is tcp or udp.  [tcp]")
 @click.option("--fill", default=None, metavar="PATH", help="Fill the pages with the bytes of this file.")
 @click.option("--trace", default=None, metavar="PATH", help="Follow a memory trace of valgrind's lackey.")
 @click.option("--proc", default=None, metavar="DIR", help="Write the client's /proc and /sys into DIR at the end.")
 @click.option("--pcap", default=None, metavar="FILE", help="Write what passes the wire as a pcapng file with comments.")
+@click.option("--server", default=None, metavar="URL", help="Swap to a real server: nfs://HOST:PORT/EXPORT?mountport=PORT.")
+@click.option("--via", default=None, metavar="WAY", help="To the real server: gateway, or tap (real TCP, root).  [gateway]")
+@click.option("--allow-remote", is_flag=True, help="Take a real server of another machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only, no progress.")
-def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int:
+def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: Any) -> int:
     """Run SCENARIO (default: main) and say whether the machine lived.
 
     A client with little memory mounts an NFS export, swaps to a file on it, and a process uses twice the memory, while other hosts
@@ -65,8 +75,10 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: str) -> int
       kemu run --swap disk --patches none
       kemu run --mem 16M --fill /bin/ls --json
       kemu run --mtu 9000 --nic split
+      kemu run acceptance --scale 1/4 --uid 1000
       kemu run --proc out           then: cat out/proc/meminfo
       kemu run --pcap run.pcapng    then: wireshark run.pcapng
+      kemu run --mem 16M --server "nfs://127.0.0.1:2049/srv?mountport=635"
     """
     from kemu_lab.numbers import whole_number
     from kemu_lab.run import run_command

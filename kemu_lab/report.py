@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from kemu_lab.phase_report import acceptance_rows, phase_table
 from kemu_lab.quantities import format_size
 from kemu_lab.result import Net, Reclaim, Reserve, RunResult
 
@@ -16,6 +17,10 @@ def print_report(result: RunResult, *, quiet: bool) -> None:
     console = Console(highlight=False, soft_wrap=False)
     if not quiet:
         console.print(_table(result))
+        if result.acceptance is not None:
+            console.print(phase_table(result.phases))
+            for line in result.acceptance.messages:
+                console.print(line, markup=False)
     style = "green" if result.lived else "bold red"
     also = f" (also: {', '.join(result.also)})" if result.also else ""
     console.print(f"[{style}]{result.outcome}[/]{also}: ", end="")
@@ -60,6 +65,7 @@ def _rows(result: RunResult) -> list[tuple[str, str]]:
         ),
         ("drops", drops),
         *_stores(result),
+        *(acceptance_rows(result.acceptance) if result.acceptance is not None else []),
         ("time", f"{result.virtual_ns / 1e9:.3f} s in the machine, {result.wall_seconds:.1f} s outside"),
     ]
 

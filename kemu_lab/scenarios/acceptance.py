@@ -193,8 +193,12 @@ class AcceptanceTest:
             until = (length or NEVER_NS) * share // 15
             self.work("outage", for_ns=until - passed)
             passed = until
+            if self.stopped():
+                return
             self.hosts.flood()
         self.work("outage", for_ns=(length or NEVER_NS) - passed)
+        if self.stopped():
+            return
         if length is None:
             self.waited_for_nothing()
             return
@@ -206,8 +210,6 @@ class AcceptanceTest:
 
     def waited_for_nothing(self) -> None:
         """Say that the server did not return."""
-        if self.stopped():
-            return
         reason = f"the server did not return within {NEVER_NS // 10**9} s; no process died, and none went on"
         self.pair.world.judge.report("waiting", reason)
 

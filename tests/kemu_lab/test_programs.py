@@ -1,7 +1,10 @@
 """Programs: data with a cursor."""
 
+import itertools
+import json
+
 from kemu_lab.contents import Pattern
-from kemu_lab.programs import FillThenRead, FollowTrace, SleepingReader
+from kemu_lab.programs import CycleWriter, FillThenRead, FollowTrace, SleepingReader
 
 
 def steps(program):
@@ -40,3 +43,55 @@ def test_a_sleeping_reader_reads_after_its_sleep_what_it_wrote_before():
     found = steps(SleepingReader(2, Pattern(1)))
 
     assert [s[0] for s in found] == ["grow", "write", "write", "sleep", "read", "read"]
+
+
+def test_a_cycle_writes_every_page_in_order_and_then_reads_every_page():
+    program = CycleWriter(300, 2, Pattern(1), tag=1)
+    touches = [s[:2] for s in steps(program) if s[0] in ("write", "read")]
+    cycle = [("write", vpn) for vpn in range(300)] + [("read", vpn) for vpn in range(300)]
+
+    assert touches == cycle * 2
+    assert program.position == program.total == 1200
+
+
+def test_each_cycle_writes_other_bytes():
+    first, second = [s[2] for s in steps(CycleWriter(1, 2, Pattern(1), tag=1)) if s[0] == "write"]
+
+    assert first != second
+
+
+def test_no_two_processes_write_the_same_bytes():
+    pages = [{s[2] for s in steps(CycleWriter(50, 1, Pattern(1), tag)) if s[0] == "write"} for tag in (1, 2)]
+
+    assert len(pages[0] | pages[1]) == 100
+
+
+def test_cycles_on_a_file_map_it_and_end_with_sync_and_unmap():
+    file = object()
+    found = steps(CycleWriter(10, 1, Pattern(1), tag=1, file=file))
+    base = found[0][2]
+
+    assert found[0] == ("mmap", file, base, 10, 0)
+    assert [s[1] - base for s in found[1:11]] == list(range(10))
+    assert found[-3:] == [("sleep", None), ("msync", base, 10), ("munmap", base, 10)]
+
+
+def test_cycles_pause_so_that_several_go_forward_together():
+    found = [s[0] if s[0] == "sleep" else s[:2] for s in steps(CycleWriter(256, 1, Pattern(1), tag=1))]
+    pauses = [at for at, step in enumerate(found[:-1]) if step == "sleep"]
+
+    assert len(pauses) == 512 // 64 - 1
+    assert min(b - a for a, b in itertools.pairwise(pauses)) > 60
+
+
+def test_a_cycle_writer_can_be_written_down_between_two_steps():
+    whole = CycleWriter(100, 1, Pattern(1), tag=1)
+    half = CycleWriter(100, 1, Pattern(1), tag=1)
+    for _ in range(57):
+        half.step()
+        whole.step()
+    kept = {name: value for name, value in vars(half).items() if name != "contents"}
+    again = CycleWriter(100, 1, Pattern(1), tag=1)
+    vars(again).update(json.loads(json.dumps(kept)))
+
+    assert steps(again) == steps(whole)

@@ -212,3 +212,25 @@ def test_two_ports_with_one_address_are_refused(world):
     wire.attach(Ear(MAC_1))
     with pytest.raises(ConfigError, match="02:00"):
         wire.attach(Ear(MAC_1))
+
+
+def test_a_pulled_cable_loses_what_its_port_sends_and_what_is_for_it(world):
+    wire, one, two, three_ = three(world)
+    wire.unplug(two)
+    wire.transmit(one, frame(MAC_2), 0)
+    wire.transmit(two, frame(MAC_1), 0)
+    wire.transmit(one, frame(MAC_3), 0)
+    wire.transmit(one, frame(BROADCAST), 0)
+
+    assert (len(one.heard), len(two.heard), len(three_.heard)) == (0, 0, 2)
+    assert wire.dropped["cut"] == 2
+
+
+def test_a_cable_that_is_plugged_in_again_works(world):
+    wire, one, two, _ = three(world)
+    wire.unplug(two)
+    wire.plug(two)
+    wire.transmit(one, frame(MAC_2), 0)
+
+    assert len(two.heard) == 1
+    wire.plug(two)  # a second time does nothing
