@@ -1,50 +1,43 @@
 """An NFS mount of a machine: transport, server, files; joins NFS to a network stack.
 
 Interface
-    * :class:`NfsMount`: ``mount()``, ``umount()``; ``create``, ``lookup``, ``setattr``, ``getattr``, ``remove``; ``open(path)``
-      gives a File that swapon() and the page cache take; ``close``; ``read``, ``write`` by calls, ``write_buffered`` through the
-      page cache; ``make_swapfile(path, pages)`` does what dd and mkswap do.
+    * :class:`NfsMount`: ``mount()``, ``umount()``; ``open(path)`` gives a File that swapon() and the page cache take; ``close``;
+      ``read``, ``write`` by calls, ``write_buffered`` through the page cache; ``getattr``, ``stat``, ``setattr``, ``statfs``;
+      ``make_swapfile(path, pages)`` does what dd and mkswap do.
+    * Names: ``lookup``, ``create``, ``mkdir``, ``remove``, ``rmdir``, ``rename``, ``link``, ``symlink``, ``readlink``, ``readdir``,
+      ``access`` are those of nfs/dir.py.
     * :class:`MachineParts`, :class:`StackParts`: what a machine and a stack must have. kemu.machine.Machine and
       kemu_net.stack.NetStack do; nothing here imports them, so the parts can be given one by one in a test.
 
 Rules of this file
     * Everything here blocks: call it from a task, or from the outer stack. 0 or a result is success, a negative int is -errno.
     * A machine has one NfsModule, whatever it mounts: the second mount is given ``modules=first.modules``.
-    * mount() asks the MOUNT service over a transport of its own, which is closed again; then the server for FSINFO and the root's
-      attributes.
+    * mount() asks the MOUNT service over a transport of its own, which is closed again; then the server for FSINFO, PATHCONF and,
+      unless they came with FSINFO, the root's attributes.
+    * Close-to-open: an open looks every name up anew, and reads go past what was cached if the file has changed; a close writes.
     * Here the circle closes for NFS: the page cache learns whose I/O a page waits for, the swap file its ->swapfile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from kemu.errors import ConfigError
-from kemu.kernel.errno import EBADF, EBUSY, EINVAL, EIO, ENOMEM, ENOTDIR
+from kemu.kernel.errno import EBADF, EBUSY, EINVAL, EIO, EISDIR, ENOMEM, ENOTDIR, ENXIO, EROFS
 from kemu.mm.address_space import Cred, File
-from kemu.mm.gfp import PAGE_SIZE
+from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE
 from kemu.mm.swap_header import mkswap_header
+from kemu_nfs.mount_options import MountOptions, timeouts, xprt_timeout
+from kemu_nfs.nfs.dir import NfsDir
 from kemu_nfs.nfs.file import NfsFileOperations, NfsFileOps
 from kemu_nfs.nfs.inode import FMODE_READ, FMODE_WRITE, NfsInode
-from kemu_nfs.nfs.nfs3xdr import (
-    PROC_COMMIT,
-    PROC_CREATE,
-    PROC_FSINFO,
-    PROC_GETATTR,
-    PROC_LOOKUP,
-    PROC_MNT,
-    PROC_REMOVE,
-    PROC_SETATTR,
-    PROC_UMNT,
-    Fattr3,
-    Nfs3Result,
-    sattr3,
-)
+from kemu_nfs.nfs.nfs3xdr import PROC_COMMIT, PROC_SETATTR, Fattr3, Nfs3Result, encode_fh, sattr3
+from kemu_nfs.nfs.nfs3xdr_names import PROC_FSINFO, PROC_FSSTAT, PROC_MNT, PROC_PATHCONF, PROC_UMNT, FsInfo, FsStat, string
 from kemu_nfs.nfs.nfs_client import NfsModule, NfsServer, NfsStats, nfs_block_size
-from kemu_nfs.sunrpc.auth import RpcCred, UnixAuth
+from kemu_nfs.nfs.proc_nfs import ProcNfs
+from kemu_nfs.sunrpc.auth import UnixAuth
 from kemu_nfs.sunrpc.clnt import RpcClnt
-from kemu_nfs.sunrpc.nfs3_const import NFS3_CREATE_GUARDED, NFS3_CREATE_UNCHECKED
+from kemu_nfs.sunrpc.nfs3_const import NF3DIR, NF3REG
 from kemu_nfs.sunrpc.rpc_const import MOUNT_PORT, MOUNT_PROGRAM, MOUNT_VERSION, NFS_PORT, NFS_PROGRAM, NFS_VERSION
 from kemu_nfs.sunrpc.rpc_task import RpcProc
 from kemu_nfs.sunrpc.xdr import Packer
@@ -62,6 +55,9 @@ if TYPE_CHECKING:
     from kemu.mm.page_alloc import PageAllocator
     from kemu.mm.slub import Slub
     from kemu.mm.swapfile import Swapfile
+
+NFS_MAX_READAHEAD: Final = RPC_DEF_SLOT_TABLE - 1  # in READs of rsize
+_MAX_UDP: Final = 1 << 15  # what one datagram can carry, as a power of two
 
 
 class MachineParts(Protocol):
@@ -111,13 +107,19 @@ def make_modules(machine: MachineParts) -> NfsModule:
     return module
 
 
+def power_of_two(size: int) -> int:
+    """Round a transfer size down to a power of two (nfs_block_bits())."""
+    return 1 << size.bit_length() - 1
+
+
 class NfsMount:
     """One mounted export.
 
     :param server_ip: the server's IPv4 address as an int.
-    :param proto: "tcp" or "udp".
     :param uid: who mounts; root as a rule.
     :param slots: calls that may be on their way at once (the sysctl tcp_slot_table_entries).
+    :param options: what else is asked for; None: what the keywords of the same names say.
+    :param mountpoint: where it lies, for /proc/mounts.
     :param modules: the machine's NfsModule, if it has mounted before.
     """
 
@@ -137,38 +139,75 @@ class NfsMount:
         soft: bool = False,
         rsize: int = 0,
         wsize: int = 0,
+        options: MountOptions | None = None,
+        mountpoint: str = "/mnt",
         modules: NfsModule | None = None,
     ) -> None:
-        if proto not in ("tcp", "udp"):
-            raise ConfigError(f"proto {proto!r} cannot be mounted; there are tcp and udp")
+        if options is None:
+            options = MountOptions(rsize, wsize, soft=soft, proto=proto, port=port, mountport=mountport)
+        self.options = options
         self.kernel = kernel = machine.kernel
         self.stack = stack
         self.server_ip = server_ip
         self.export = export
-        self.mountport = mountport
         self.modules = make_modules(machine) if modules is None else modules
         self.cred = Cred(uid, gid)
         self.name = _quad(server_ip)
-        self._rsize = rsize
-        self._wsize = wsize
-        rpc = self.modules.rpc
-        kind = TcpXprt if proto == "tcp" else UdpXprt
-        self._kind = kind
-        self.xprt: TcpXprt | UdpXprt = kind(rpc, stack, server_ip, port, slots=slots, reply_from=stack.nic)
+        self._kind = TcpXprt if options.proto == "tcp" else UdpXprt
+        self.xprt = self._transport(options.port, slots)
         self.auth = UnixAuth(kernel, machine.slub)
-        self.client = RpcClnt(rpc, self.xprt, NFS_PROGRAM, NFS_VERSION, self.name, soft=soft)
+        self.client = RpcClnt(self.modules.rpc, self.xprt, NFS_PROGRAM, NFS_VERSION, self.name, soft=options.soft)
         self.swapper = XsSwapper(kernel, machine.slub, stack.socks, self.xprt)
         self.server = NfsServer(self.modules, self.client, self.auth, self.swapper, self.name)
         self.ops = NfsFileOps(self.modules, self.server)
-        self.file_ops = NfsFileOperations(self.ops)
-        self.root: NfsInode | None = None
-        self.inodes: dict[bytes, NfsInode] = {}
+        self.ops.inodes.timeouts = timeouts(options)
+        self.file_ops = NfsFileOperations(self.ops, sync=options.sync or options.noac)
+        self.dir = NfsDir(self.modules, self.server, self.ops.inodes)
+        self.dir.read_only = options.read_only
+        self.lookup = self.dir.lookup
+        self.create = self.dir.create
+        self.mkdir = self.dir.mkdir
+        self.remove = self.dir.remove
+        self.rmdir = self.dir.rmdir
+        self.rename = self.dir.rename
+        self.link = self.dir.link
+        self.symlink = self.dir.symlink
+        self.readlink = self.dir.readlink
+        self.readdir = self.dir.readdir
+        self.access = self.dir.access
         self.files: list[File] = []
+        self.proc = ProcNfs(
+            self.modules.mounts,
+            getattr(machine, "proc", None),  # a machine of parts has none
+            server_ip,
+            options.port,
+            self.name,
+            f"{export} {mountpoint}",
+            lambda: options.text(self.server.rsize, self.server.wsize, self.xprt.timeout, self.name),
+            lambda: self.root.fattr.fsid if self.root is not None else 0,
+        )
+
+    @property
+    def root(self) -> NfsInode | None:
+        """The export's root; None while nothing is mounted."""
+        return self.dir.root
+
+    @property
+    def inodes(self) -> dict[bytes, NfsInode]:
+        """All inodes by handle."""
+        return self.dir.inodes
 
     @property
     def stats(self) -> NfsStats:
         """Counters of all mounts of the machine."""
         return self.modules.read_stats()
+
+    def _transport(self, port: int, slots: int) -> TcpXprt | UdpXprt:
+        """Make a way to the server."""
+        timeout = xprt_timeout(self.options)
+        return self._kind(
+            self.modules.rpc, self.stack, self.server_ip, port, timeout=timeout, slots=slots, reply_from=self.stack.nic
+        )
 
     # -- mounting --------------------------------------------------------------------------------------------------------------
 
@@ -176,26 +215,22 @@ class NfsMount:
         """Get the export's root from the MOUNT service, then ask the server how it wants to be used: 0 or -errno."""
         if self.root is not None:
             return -EINVAL
-        packer = Packer()
-        packer.pack_string(self.export)
-        result = self._ask_mountd(PROC_MNT, packer.bytes())
+        result = self._ask_mountd(PROC_MNT, string(self.export))
         if isinstance(result, int):
             return result
         assert result.fh is not None
-        root = self._iget(result.fh, None)
-        if root is None:
-            return -ENOMEM
-        error = self._fsinfo(root) or self.getattr(root, refresh=True)
-        if isinstance(error, int) and error < 0:
-            self._forget_all()
-            return error
-        self.root = root
+        root = self._probe(result.fh)
+        if isinstance(root, int):
+            self.dir.forget_all()
+            return root
+        self.dir.root = root
+        self.proc.appear()
         return 0
 
     def _ask_mountd(self, proc: RpcProc, args: bytes) -> Nfs3Result | int:
         """Call the MOUNT service over a transport of its own."""
-        xprt = self._kind(self.modules.rpc, self.stack, self.server_ip, self.mountport, slots=2, reply_from=self.stack.nic)
-        client = RpcClnt(self.modules.rpc, xprt, MOUNT_PROGRAM, MOUNT_VERSION, self.name, protname="mount", soft=self.client.soft)
+        xprt = self._transport(self.options.mountport, 2)
+        client = RpcClnt(self.modules.rpc, xprt, MOUNT_PROGRAM, MOUNT_VERSION, self.name, protname="mount", soft=self.options.soft)
         cred = self.auth.lookup_cred(self.cred.uid, self.cred.gid)
         if cred is None:
             xprt.xprt_destroy()
@@ -206,147 +241,104 @@ class NfsMount:
         status = status or result.status
         return status or result
 
-    def _fsinfo(self, root: NfsInode) -> int:
-        """Choose transfer sizes (nfs_probe_fsinfo())."""
-        result = self._call(PROC_FSINFO, root.fh_wire)
-        if isinstance(result, int):
-            return result
-        info = result.value
-        server = self.server
-        server.rsize = min(nfs_block_size(self._rsize or info.rtpref), nfs_block_size(info.rtmax))
-        server.wsize = min(nfs_block_size(self._wsize or info.wtpref), nfs_block_size(info.wtmax))
-        return 0
+    def _probe(self, fh: bytes) -> NfsInode | int:
+        """Choose transfer sizes, learn the longest name, make the root (nfs_probe_fsinfo(), nfs3_proc_get_root())."""
+        call = self.dir.calls.call
+        info = call(PROC_FSINFO, encode_fh(fh))
+        if isinstance(info, int):
+            return info
+        self._set_fsinfo(info.value)
+        paths = call(PROC_PATHCONF, encode_fh(fh))
+        if not isinstance(paths, int) and 0 < paths.value.name_max < self.dir.name_max:
+            self.dir.name_max = paths.value.name_max
+        root = self.dir.iget(fh, info.fattr)
+        if not isinstance(root, int) and root.attr[:4] != NF3DIR.to_bytes(4, "big"):
+            return -ENOTDIR
+        return root
 
-    def umount(self) -> int:
-        """Write what is left, close everything, tell the server: 0 or -errno. Swap files (-EINVAL here) and mapped files refuse."""
-        if self.root is None or any(nfsi.inode.is_swapfile for nfsi in self.inodes.values()):
+    def _set_fsinfo(self, info: FsInfo) -> None:
+        """Fit what was asked for to what the server has (nfs_server_set_fsinfo())."""
+        server = self.server
+        payload = nfs_block_size(_MAX_UDP if self.options.proto == "udp" else 1 << 31)
+        server.rsize = self._fit(self.options.rsize, info.rtpref, info.rtmax, payload)
+        server.wsize = self._fit(self.options.wsize, info.wtpref, info.wtmax, payload)
+        server.bdi.ra_pages = -(-server.rsize // PAGE_SIZE) * NFS_MAX_READAHEAD
+        self.dir.dtsize = min(power_of_two(nfs_block_size(info.dtpref)), PAGE_SIZE, server.rsize)
+
+    def _fit(self, wanted: int, preferred: int, most: int, payload: int) -> int:
+        size = nfs_block_size(wanted or preferred)
+        if most >= 512:  # a server that says less says nonsense
+            size = min(size, nfs_block_size(most))
+        return power_of_two(min(size, payload))
+
+    def umount(self, *, close_files: bool = True) -> int:
+        """Write what is left, close everything, tell the server: 0 or -errno. Swap files (-EINVAL here) and mapped files refuse.
+
+        :param close_files: False: as umount(2), files that somebody has open make the mount busy (-EBUSY).
+        """
+        inodes = list(self.inodes.values()) + self.dir.stale
+        if self.root is None or any(nfsi.inode.is_swapfile for nfsi in inodes):
             return -EINVAL
-        if any(nfsi.mapping.i_mmap for nfsi in self.inodes.values()):
+        if any(nfsi.mapping.i_mmap for nfsi in inodes) or (self.files and not close_files):
             return -EBUSY
         error = 0
-        for nfsi in list(self.inodes.values()):
+        for nfsi in inodes:
             error = self.ops.fsync(nfsi) or error
         for file in list(self.files):
             self.close(file)
-        packer = Packer()
-        packer.pack_string(self.export)
-        self._ask_mountd(PROC_UMNT, packer.bytes())
-        self._forget_all()
-        self.root = None
+        self.dir.unlinker.wait()
+        self._ask_mountd(PROC_UMNT, string(self.export))
+        self.proc.vanish()
+        self.dir.forget_all()
+        self.dir.root = None
         self.xprt.xprt_destroy()
         self.server.destroy()
         self.auth.destroy()
         return error
 
-    def _forget_all(self) -> None:
-        for nfsi in self.inodes.values():
-            self.ops.inodes.nfs_clear_inode(nfsi)
-        self.inodes.clear()
-
-    # -- calls -----------------------------------------------------------------------------------------------------------------
-
-    def _cred(self, uid: int | None = None, gid: int | None = None) -> RpcCred | None:
-        """Look the caller's credential up; the running task's, if nobody else is named."""
-        current = self.kernel.sched.current
-        return self.auth.lookup_cred(current.uid if uid is None else uid, current.gid if gid is None else gid)
-
-    def _call(self, proc: RpcProc, args: bytes) -> Nfs3Result | int:
-        """Call a procedure as the running task: its result, or -errno."""
-        cred = self._cred()
-        if cred is None:
-            return -ENOMEM
-        status, result = self.client.rpc_call_sync(proc, args, cred)
-        self.auth.put_rpccred(cred)
-        status = status or result.status
-        return status or result
-
-    def _iget(self, fh: bytes, attr: bytes | None) -> NfsInode | None:
-        """Find or make the inode of a handle."""
-        nfsi = self.inodes.get(fh)
-        if nfsi is None:
-            nfsi = self.ops.inodes.nfs_fhget(self.server, fh, attr)
-            if nfsi is not None:
-                self.inodes[fh] = nfsi
-        return nfsi
+    # -- attributes ------------------------------------------------------------------------------------------------------------
 
     def getattr(self, nfsi: NfsInode, *, refresh: bool = True) -> Fattr3 | int:
-        """Return the attributes of a file; ``refresh`` asks the server."""
-        if refresh or not nfsi.attr:
-            result = self._call(PROC_GETATTR, nfsi.fh_wire)
-            if isinstance(result, int):
-                return result
-            self.ops.inodes.nfs_refresh_inode(nfsi, result)
-        return nfsi.fattr
+        """Return the attributes of a file; ``refresh`` asks the server, else what is cached will do while it is good."""
+        inodes = self.ops.inodes
+        error = inodes.revalidate_now(nfsi) if refresh else inodes.nfs_revalidate_inode(nfsi)
+        return error or nfsi.fattr
 
-    def _lookup_one(self, folder: NfsInode, name: str) -> NfsInode | int:
-        result = self._call(PROC_LOOKUP, folder.fh_wire + _name(name))
-        if isinstance(result, int):
-            return result
-        assert result.fh is not None
-        nfsi = self._iget(result.fh, result.fattr)
-        if nfsi is None:
-            return -ENOMEM
-        self.ops.inodes.nfs_refresh_inode(nfsi, result)
-        return nfsi
+    def stat(self, nfsi: NfsInode) -> Fattr3 | int:
+        """Return a file's attributes for a program: what is to be written goes out first, for its times (nfs_getattr())."""
+        error = self.ops.fsync(nfsi)
+        return error or self.getattr(nfsi, refresh=False)
 
-    def lookup(self, path: str) -> NfsInode | int:
-        """Walk a path from the export's root."""
-        nfsi: NfsInode | int = self.root if self.root is not None else -EINVAL
-        for name in path.split("/"):
-            if isinstance(nfsi, int):
-                return nfsi
-            if name:
-                nfsi = self._lookup_one(nfsi, name)
-        return nfsi
-
-    def _parent(self, path: str) -> tuple[NfsInode | int, str]:
-        folder, _, name = path.rstrip("/").rpartition("/")
-        if not name:
-            return -ENOTDIR, name
-        return self.lookup(folder), name
-
-    def create(self, path: str, *, mode: int = 0o600, guarded: bool = False) -> NfsInode | int:
-        """Make a regular file, or find it unless ``guarded``."""
-        folder, name = self._parent(path)
-        if isinstance(folder, int):
-            return folder
-        packer = Packer()
-        packer.pack_raw(folder.fh_wire)
-        packer.pack_string(name)
-        packer.pack_uint(NFS3_CREATE_GUARDED if guarded else NFS3_CREATE_UNCHECKED)
-        packer.pack_raw(sattr3(mode=mode))
-        result = self._call(PROC_CREATE, packer.bytes())
-        if isinstance(result, int):
-            return result
-        if result.fh is None:
-            return self._lookup_one(folder, name)
-        return self._iget(result.fh, result.fattr) or -ENOMEM
-
-    def setattr(self, nfsi: NfsInode, *, size: int | None = None, mode: int | None = None) -> int:
-        """Change the size or the mode of a file; what is written of it goes out first."""
+    def setattr(
+        self, nfsi: NfsInode, *, size: int | None = None, mode: int | None = None, uid: int | None = None, gid: int | None = None
+    ) -> int:
+        """Change the size, mode or owner of a file; what is written of it goes out first (nfs_setattr())."""
+        if self.options.read_only:
+            return -EROFS
         error = self.ops.fsync(nfsi)
         if error:
             return error
         packer = Packer()
         packer.pack_raw(nfsi.fh_wire)
-        packer.pack_raw(sattr3(size=size, mode=mode))
+        packer.pack_raw(sattr3(size=size, mode=mode, uid=uid, gid=gid))
         packer.pack_bool(False)
-        result = self._call(PROC_SETATTR, packer.bytes())
+        result = self.dir.calls.call(PROC_SETATTR, packer.bytes())
         if isinstance(result, int):
             return result
-        self.ops.inodes.nfs_refresh_inode(nfsi, result)
         if size is not None:
-            nfsi.inode.size = size
-            self.modules.filemap.truncate_inode_pages(nfsi.mapping, -(-size // PAGE_SIZE))
-        return 0
+            self.modules.file_io.vmtruncate(nfsi.mapping, size)
+        return self.ops.inodes.nfs_post_op_update_inode(nfsi, result)
 
-    def remove(self, path: str) -> int:
-        """Remove a file."""
-        folder, name = self._parent(path)
-        if isinstance(folder, int):
-            return folder
-        result = self._call(PROC_REMOVE, folder.fh_wire + _name(name))
-        return result if isinstance(result, int) else 0
+    def statfs(self) -> FsStat | int:
+        """Tell how full the server's file system is (nfs_statfs())."""
+        if self.root is None:
+            return -EINVAL
+        result = self.dir.calls.call(PROC_FSSTAT, self.root.fh_wire)
+        if isinstance(result, int):
+            return result
+        self.ops.inodes.nfs_refresh_inode(self.root, result)
+        full: FsStat = result.value
+        return full
 
     # -- files -----------------------------------------------------------------------------------------------------------------
 
@@ -355,22 +347,28 @@ class NfsMount:
         nfsi = self.lookup(path)
         if isinstance(nfsi, int):
             return nfsi
+        ftype = int.from_bytes(nfsi.attr[:4], "big")
+        if ftype != NF3REG:
+            return -EISDIR if ftype == NF3DIR else -ENXIO
+        if mode & FMODE_WRITE and self.options.read_only:
+            return -EROFS
         current = self.kernel.sched.current
         ctx = self.ops.inodes.nfs_open(nfsi, current.uid, current.gid, mode)
         if ctx is None:
             return -ENOMEM
-        self.ops.inodes.nfs_revalidate_mapping(nfsi)
         cred = Cred(current.uid, current.gid)
         file = File(nfsi.inode, nfsi.mapping, cred, ctx, self.file_ops, f_path="/" + path.strip("/"))
         self.files.append(file)
         return file
 
     def close(self, file: File) -> int:
-        """Write what is left of a file and close it: 0 or the error that a write met."""
+        """Write what is left of a file and close it: 0 or the error that a write met (nfs_file_flush(), nfs_file_release())."""
         if file not in self.files:
             return -EBADF
         nfsi: NfsInode = file.private_data.nfsi
         error = self.ops.fsync(nfsi)
+        if not error and file.private_data.mode & FMODE_WRITE:
+            self.ops.inodes.nfs_revalidate_inode(nfsi)
         self.files.remove(file)
         self.modules.file_io.fput(file)
         return error
@@ -394,16 +392,17 @@ class NfsMount:
     def commit(self, file: File, pos: int = 0, count: int = 0) -> bytes | int:
         """Ask the server to put what it holds of a range on its disk: its write verifier, or -errno; ``count`` 0 is to the end.
 
-        Writes of this client are stable, so nothing depends on it; the verifier tells whether the server has lived through a crash.
+        The verifier tells whether the server has lived through a crash.
         """
+        nfsi: NfsInode = file.private_data.nfsi
         packer = Packer()
-        packer.pack_raw(file.private_data.nfsi.fh_wire)
+        packer.pack_raw(nfsi.fh_wire)
         packer.pack_uhyper(pos)
         packer.pack_uint(count)
-        result = self._call(PROC_COMMIT, packer.bytes())
+        result = self.dir.calls.call(PROC_COMMIT, packer.bytes())
         if isinstance(result, int):
             return result
-        self.ops.inodes.nfs_refresh_inode(file.private_data.nfsi, result)
+        self.ops.inodes.nfs_post_op_update_inode(nfsi, result)
         return result.verf
 
     def make_swapfile(self, path: str, pages: int) -> File | int:
@@ -411,7 +410,7 @@ class NfsMount:
         nfsi = self.create(path)
         if isinstance(nfsi, int):
             return nfsi
-        error = self.setattr(nfsi, size=pages * PAGE_SIZE)
+        error = self.setattr(nfsi, size=pages << PAGE_SHIFT)
         if error:
             return error
         file = self.open(path)
@@ -427,12 +426,5 @@ class NfsMount:
         """Assert the invariants of transport, RPC and inodes."""
         self.xprt.check()
         self.modules.rpc.check()
-        for nfsi in self.inodes.values():
+        for nfsi in [*self.inodes.values(), *self.dir.stale]:
             self.ops.inodes.check(nfsi)
-
-
-def _name(name: str) -> bytes:
-    """Write a name."""
-    packer = Packer()
-    packer.pack_string(name)
-    return packer.bytes()

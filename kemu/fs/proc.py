@@ -2,7 +2,7 @@
 
 Interface
     * :class:`Proc`: ``read(path)`` the text of a file; ``write(path, text)`` 0 or -errno; ``paths()``; ``mode(path)``;
-      ``machine.proc`` is one.
+      ``add(path, file)`` and ``remove(path)`` for subsystems; ``machine.proc`` is one.
 
 Rules of this file
     * Only what kemu models is shown, in the kernel's order and widths: those of 2.6.24, which is nearest to 2.6.23-mm1. What is not
@@ -84,6 +84,14 @@ class Proc:
         }
         if self.patched.mem_reserve:  # [p11]
             self._files["/proc/reserve_info"] = ProcFile(reserves.reserve_info, None, 0o400)
+
+    def add(self, path: str, file: ProcFile) -> None:
+        """Let a subsystem that was loaded show something (create_proc_entry())."""
+        self._files[path] = file
+
+    def remove(self, path: str) -> None:
+        """Take it away again (remove_proc_entry())."""
+        del self._files[path]
 
     def paths(self) -> list[str]:
         """Give the names of all files, in order."""

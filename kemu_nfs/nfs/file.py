@@ -10,18 +10,20 @@ Rules of this file
     * A buffered write changes the page and leaves its request; pdflush, reclaim, nfs_wb_all() or close write it.
     * A store through a mapping faults first: ->page_mkwrite leaves the request of the whole page, and waits for a WRITE of it that
       is under way (git-nfs in -mm1, 2.6.24).
-    * Left out: locks, readahead, direct I/O.
+    * A file that is swapped to cannot be written by write(2) (-EBUSY).
+    * A page that is cut off forgets its request, one that is dropped as too old is written first (->launder_page).
+    * Left out: locks, direct I/O.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from kemu.kernel.errno import EINVAL, ENOMEM
+from kemu.kernel.errno import EBUSY, EINVAL, ENOMEM
 from kemu.mm.address_space import AddressSpace, File, WritebackControl
 from kemu.mm.gfp import GFP_HIGHUSER, PAGE_SHIFT, PAGE_SIZE
 from kemu.mm.mm_struct import Vma
-from kemu.mm.page import Page, PG_uptodate
+from kemu.mm.page import Page
 from kemu_nfs.nfs.inode import NfsInode, NfsInodes, NfsOpenContext
 from kemu_nfs.nfs.nfs3xdr import PROC_READ, PROC_WRITE, ReadArgs, WriteArgs
 from kemu_nfs.nfs.nfs_client import NfsModule, NfsServer
@@ -116,6 +118,9 @@ class NfsFileOps:
 
     def nfs_file_write(self, file: File, pos: int, data: bytes) -> int:
         """Write into the page cache (do_sync_write(), nfs_commit_write()): bytes written, or -errno if none were."""
+        if file.inode.is_swapfile:
+            self.module.kernel.printk("NFS: attempt to write to active swap file!", "info")
+            return -EBUSY
         file_io = self.module.file_io
         done = 0
         while done < len(data):
@@ -151,11 +156,12 @@ class NfsFileOps:
         while done < len(data):
             piece = data[done : done + self.server.wsize]
             args = WriteArgs(nfsi.fh_wire, pos + done, len(piece), NFS_FILE_SYNC, None, piece)
+            start = self.sched.jiffies
             status, result = self.server.client.rpc_call_sync(PROC_WRITE, args, ctx.cred)
             status = status or result.status
             if status or not result.count:
                 return done or status
-            self.inodes.nfs_refresh_inode(nfsi, result)
+            self.inodes.nfs_post_op_update_inode_force_wcc(nfsi, result, start)
             done += result.count
             nfsi.inode.size = max(nfsi.inode.size, pos + done)
         return done
@@ -185,10 +191,14 @@ class NfsFileOps:
 
 
 class NfsFileOperations:
-    """``nfs_file_operations`` of one mount."""
+    """``nfs_file_operations`` of one mount.
 
-    def __init__(self, ops: NfsFileOps) -> None:
+    :param sync: every write waits until the server has it (mount options sync and noac).
+    """
+
+    def __init__(self, ops: NfsFileOps, *, sync: bool = False) -> None:
         self.ops = ops
+        self.sync = sync
         self.inodes = ops.inodes
         self.file_io = ops.module.file_io
 
@@ -198,8 +208,11 @@ class NfsFileOperations:
 
     def write(self, file: File, pos: int, data: bytes) -> int:
         """Write into the page cache (nfs_file_write())."""
-        error = self.inodes.nfs_revalidate_mapping(file.inode.private)
-        return error or self.ops.nfs_file_write(file, pos, data)
+        nfsi: NfsInode = file.inode.private
+        done = self.inodes.nfs_revalidate_mapping(nfsi) or self.ops.nfs_file_write(file, pos, data)
+        if self.sync and done > 0:
+            return self.ops.fsync(nfsi) or done
+        return done
 
     def fsync(self, file: File) -> int:
         """Wait for all requests of the file (nfs_fsync())."""
@@ -211,10 +224,5 @@ class NfsFileOperations:
 
     def release(self, file: File) -> None:
         """Let the open context go (nfs_file_release())."""
-        self.inodes.put_nfs_open_context(file.private_data)
+        self.inodes.nfs_release(file.private_data)
         file.private_data = None
-
-
-def is_uptodate(page: Page) -> bool:
-    """Tell whether a page holds what the server has (PageUptodate())."""
-    return bool(page.flags & PG_uptodate)

@@ -30,6 +30,7 @@ from kemu_nfs.nfs.open_context import FMODE_READ, FMODE_WRITE, NfsOpenContext, O
 
 if TYPE_CHECKING:
     from kemu_nfs.nfs.pagelist import NfsPage
+    from kemu_nfs.nfs.unlink import SillyName
 
 __all__ = ["FMODE_READ", "FMODE_WRITE", "NFS_INO_INVALID_DATA", "NfsInode", "NfsInodes", "NfsOpenContext"]
 
@@ -45,7 +46,7 @@ class NfsInode:
     :ivar attrtimeo: for how many jiffies they are good. :ivar attrtimeo_timestamp: since when that is so.
     :ivar stale: NFS_INO_STALE: the handle is no longer this file's.
     :ivar access: answers of ACCESS by uid and gid: (bits asked, bits granted, when).
-    :ivar silly: the directory and the name under which a file lives on that was removed while it was open.
+    :ivar silly: the name under which a file lives on that was removed while it was open.
     :ivar npages: requests in the tree.
     :ivar ncommit: of these, how many wait for a COMMIT and are in nobody's hands.
     """
@@ -86,7 +87,7 @@ class NfsInode:
         self.attrtimeo_timestamp = 0
         self.stale = False
         self.access: dict[tuple[int, int], tuple[int, int, int]] = {}
-        self.silly: tuple[NfsInode, str] | None = None
+        self.silly: SillyName | None = None
         self.nfs_page_tree = tree
         self.npages = 0
         self.ncommit = 0

@@ -1,16 +1,16 @@
-"""Arguments and results of NFSv3 and MOUNT as the client writes and reads them (2.6.23 fs/nfs/nfs3xdr.c, mount_clnt.c; RFC 1813).
+"""Arguments and results of NFSv3 for files, as the client writes and reads them (2.6.23 fs/nfs/nfs3xdr.c; RFC 1813).
 
 Interface
-    * ``PROC_*``: an :class:`RpcProc` per procedure that this client calls. Arguments are what ``encode`` takes; results are
-      :class:`Nfs3Result`, whose ``status`` is 0 or -errno.
+    * ``PROC_*``: an :class:`RpcProc` per procedure that works on a file. Arguments are what ``encode`` takes; results are
+      :class:`Nfs3Result`, whose ``status`` is 0 or -errno. Procedures on names, and MOUNT's, are in nfs3xdr_names.py.
     * :class:`Fattr3`: attributes. ``nfs_stat_to_errno(status)``.
+    * ``decode_status``, ``decode_post_op_attr``, ``decode_wcc_data``: parts that most results have.
 
 Rules of this file
     * A result that breaks the protocol raises XdrError, which clnt.py makes -EIO.
     * WRITE and READ are what swap lives by: one struct for the arguments, one look at the flags of the result. Attributes stay
       bytes until somebody asks (``Fattr3`` reads them).
     * READ's data is joined by the receive path and cut out of the reply once.
-    * Left out: names longer than 255 bytes are refused by the server, not here; READDIR, links, MKDIR.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Nfs3Result:
     :ivar fattr: attributes after the call, 84 bytes, or None.
     :ivar pre_op: size, mtime, ctime before the call, 24 bytes, or None.
     :ivar fh: of the object that was found or made.
-    :ivar value: what else there is: access bits, FSINFO's numbers, ...
+    :ivar value: what else there is: access bits, FSINFO's numbers, names, what became of a directory, ...
     """
 
     __slots__ = ("committed", "count", "data", "eof", "fattr", "fh", "pre_op", "status", "value", "verf")
@@ -152,7 +152,7 @@ class Nfs3Result:
 # -- parts ---------------------------------------------------------------------------------------------------------------------
 
 
-def _post_op_attr(reply: bytes, offset: int, result: Nfs3Result) -> int:
+def decode_post_op_attr(reply: bytes, offset: int, result: Nfs3Result) -> int:
     """Read optional attributes; return where they end."""
     if offset + 4 > len(reply):
         raise XdrError(f"post_op_attr at byte {offset} of {len(reply)} is cut off")
@@ -166,7 +166,7 @@ def _post_op_attr(reply: bytes, offset: int, result: Nfs3Result) -> int:
     return offset + FATTR_SIZE
 
 
-def _wcc_data(reply: bytes, offset: int, result: Nfs3Result) -> int:
+def decode_wcc_data(reply: bytes, offset: int, result: Nfs3Result) -> int:
     """Read optional attributes of before and after; return where they end."""
     if offset + 4 > len(reply):
         raise XdrError(f"wcc_data at byte {offset} of {len(reply)} is cut off")
@@ -179,10 +179,10 @@ def _wcc_data(reply: bytes, offset: int, result: Nfs3Result) -> int:
         offset += 24
     elif follows != b"\0\0\0\0":
         raise XdrError(f"a boolean at byte {offset - 4} is none")
-    return _post_op_attr(reply, offset, result)
+    return decode_post_op_attr(reply, offset, result)
 
 
-def _status(reply: bytes, offset: int) -> tuple[Nfs3Result, int]:
+def decode_status(reply: bytes, offset: int) -> tuple[Nfs3Result, int]:
     """Read the status that every result begins with."""
     if offset + 4 > len(reply):
         raise XdrError(f"a status at byte {offset} of {len(reply)} is cut off")
@@ -249,8 +249,8 @@ def _encode_write(args: WriteArgs) -> tuple[bytes, list[tuple[Page, int, int]] |
 
 
 def _decode_write(reply: bytes, offset: int, args: WriteArgs) -> Nfs3Result:
-    result, offset = _status(reply, offset)
-    offset = _wcc_data(reply, offset, result)
+    result, offset = decode_status(reply, offset)
+    offset = decode_wcc_data(reply, offset, result)
     if not result.status:
         if offset + 16 > len(reply):
             raise XdrError(f"WRITE3resok at byte {offset} of {len(reply)} is cut off")
@@ -265,8 +265,8 @@ def _encode_read(args: ReadArgs) -> tuple[bytes, None, bytes]:
 
 
 def _decode_read(reply: bytes, offset: int, args: ReadArgs) -> Nfs3Result:
-    result, offset = _status(reply, offset)
-    offset = _post_op_attr(reply, offset, result)
+    result, offset = decode_status(reply, offset)
+    offset = decode_post_op_attr(reply, offset, result)
     if not result.status:
         if offset + 12 > len(reply):
             raise XdrError(f"READ3resok at byte {offset} of {len(reply)} is cut off")
@@ -280,112 +280,44 @@ def _decode_read(reply: bytes, offset: int, args: ReadArgs) -> Nfs3Result:
     return result
 
 
-# -- the rest ------------------------------------------------------------------------------------------------------------------
+# -- other calls on a file -----------------------------------------------------------------------------------------------------
 
 
-def _encode_raw(args: bytes) -> tuple[bytes, None, bytes]:
+def encode_raw(args: bytes) -> tuple[bytes, None, bytes]:
     """Send arguments that the caller has written."""
     return args, None, b""
 
 
-def _decode_null(_reply: bytes, _offset: int, _args: bytes) -> Nfs3Result:
+def decode_null(_reply: bytes, _offset: int, _args: bytes) -> Nfs3Result:
+    """NULL, UMNT: nothing is said."""
     return Nfs3Result(0)
 
 
 def _decode_getattr(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
-    result, offset = _status(reply, offset)
+    result, offset = decode_status(reply, offset)
     if not result.status:
         result.fattr = Unpacker(reply, offset).unpack_fopaque(FATTR_SIZE)
     return result
 
 
-def _decode_wcc(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
+def decode_wcc(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
     """SETATTR, REMOVE: a status and wcc_data."""
-    result, offset = _status(reply, offset)
-    _wcc_data(reply, offset, result)
-    return result
-
-
-def _decode_lookup(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
-    result, offset = _status(reply, offset)
-    if not result.status:
-        unpacker = Unpacker(reply, offset)
-        result.fh = unpacker.unpack_opaque(c.NFS3_FHSIZE)
-        _post_op_attr(reply, unpacker.offset, result)
-    return result
-
-
-def _decode_create(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
-    result, offset = _status(reply, offset)
-    if not result.status:
-        unpacker = Unpacker(reply, offset)
-        if unpacker.unpack_bool():
-            result.fh = unpacker.unpack_opaque(c.NFS3_FHSIZE)
-        _post_op_attr(reply, unpacker.offset, result)
-    return result
-
-
-def _decode_access(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
-    result, offset = _status(reply, offset)
-    offset = _post_op_attr(reply, offset, result)
-    if not result.status:
-        result.value = Unpacker(reply, offset).unpack_uint()
-    return result
-
-
-@attrs.frozen
-class FsInfo:
-    """``FSINFO3resok``, as far as a client sizes its requests by it."""
-
-    rtmax: int
-    rtpref: int
-    wtmax: int
-    wtpref: int
-    maxfilesize: int
-
-
-def _decode_fsinfo(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
-    result, offset = _status(reply, offset)
-    offset = _post_op_attr(reply, offset, result)
-    if not result.status:
-        unpacker = Unpacker(reply, offset)
-        rtmax, rtpref, _, wtmax, wtpref, _, _ = (unpacker.unpack_uint() for _ in range(7))
-        result.value = FsInfo(rtmax, rtpref, wtmax, wtpref, unpacker.unpack_uhyper())
+    result, offset = decode_status(reply, offset)
+    decode_wcc_data(reply, offset, result)
     return result
 
 
 def _decode_commit(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
-    result, offset = _status(reply, offset)
-    offset = _wcc_data(reply, offset, result)
+    result, offset = decode_status(reply, offset)
+    offset = decode_wcc_data(reply, offset, result)
     if not result.status:
         result.verf = Unpacker(reply, offset).unpack_fopaque(c.NFS3_WRITEVERFSIZE)
     return result
 
 
-def _decode_mnt(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
-    result, offset = _status(reply, offset)
-    if not result.status:
-        unpacker = Unpacker(reply, offset)
-        result.fh = unpacker.unpack_opaque(c.NFS3_FHSIZE)
-        flavors = unpacker.unpack_uint()
-        if flavors > 16:
-            raise XdrError(f"the server names {flavors} authentication flavors")
-        result.value = [unpacker.unpack_uint() for _ in range(flavors)]
-    return result
-
-
-PROC_NULL: Final = RpcProc("NULL", c.NFS3PROC_NULL, _encode_raw, _decode_null)
-PROC_GETATTR: Final = RpcProc("GETATTR", c.NFS3PROC_GETATTR, _encode_raw, _decode_getattr)
-PROC_SETATTR: Final = RpcProc("SETATTR", c.NFS3PROC_SETATTR, _encode_raw, _decode_wcc)
-PROC_LOOKUP: Final = RpcProc("LOOKUP", c.NFS3PROC_LOOKUP, _encode_raw, _decode_lookup)
-PROC_ACCESS: Final = RpcProc("ACCESS", c.NFS3PROC_ACCESS, _encode_raw, _decode_access)
+PROC_NULL: Final = RpcProc("NULL", c.NFS3PROC_NULL, encode_raw, decode_null)
+PROC_GETATTR: Final = RpcProc("GETATTR", c.NFS3PROC_GETATTR, encode_raw, _decode_getattr)
+PROC_SETATTR: Final = RpcProc("SETATTR", c.NFS3PROC_SETATTR, encode_raw, decode_wcc)
 PROC_READ: Final = RpcProc("READ", c.NFS3PROC_READ, _encode_read, _decode_read, 1024, (1 << 20) + NFS3_READ_OVERHEAD)
 PROC_WRITE: Final = RpcProc("WRITE", c.NFS3PROC_WRITE, _encode_write, _decode_write)
-PROC_CREATE: Final = RpcProc("CREATE", c.NFS3PROC_CREATE, _encode_raw, _decode_create)
-PROC_REMOVE: Final = RpcProc("REMOVE", c.NFS3PROC_REMOVE, _encode_raw, _decode_wcc)
-PROC_FSINFO: Final = RpcProc("FSINFO", c.NFS3PROC_FSINFO, _encode_raw, _decode_fsinfo)
-PROC_COMMIT: Final = RpcProc("COMMIT", c.NFS3PROC_COMMIT, _encode_raw, _decode_commit)
-
-PROC_MOUNT_NULL: Final = RpcProc("MOUNT NULL", c.MOUNT3PROC_NULL, _encode_raw, _decode_null)
-PROC_MNT: Final = RpcProc("MNT", c.MOUNT3PROC_MNT, _encode_raw, _decode_mnt)
-PROC_UMNT: Final = RpcProc("UMNT", c.MOUNT3PROC_UMNT, _encode_raw, _decode_null)
+PROC_COMMIT: Final = RpcProc("COMMIT", c.NFS3PROC_COMMIT, encode_raw, _decode_commit)

@@ -36,6 +36,7 @@ from kemu_nfs.sunrpc.rpc_sched import RpcSched
 if TYPE_CHECKING:
     from kemu.lib.radix_tree import RadixNodes
     from kemu_nfs.nfs.file import NfsFileOps
+    from kemu_nfs.nfs.proc_nfs import ProcNfs
     from kemu_nfs.sunrpc.auth import UnixAuth
     from kemu_nfs.sunrpc.clnt import RpcClnt
     from kemu_nfs.sunrpc.rpc_task import RpcTask
@@ -133,6 +134,7 @@ class NfsModule:
         self.rpc = RpcSched(kernel, page_alloc, slub) if rpc is None else rpc
         self.stats = NfsStats()
         self.servers: list[NfsServer] = []
+        self.mounts: list[ProcNfs] = []
         self.io: dict[Page, RpcTask] = {}
         create = slub.kmem_cache_create
         self.page_cache = create("nfs_page", SIZEOF_NFS_PAGE, flags=SLAB_HWCACHE_ALIGN)

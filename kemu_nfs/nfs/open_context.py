@@ -1,8 +1,8 @@
 """Openings of NFS files, and whose credentials they use (2.6.24 fs/nfs/inode.c: open contexts).
 
 Interface
-    * :class:`NfsOpenContext`. :class:`OpenContexts`, a part of NfsInodes: ``nfs_open``, ``get_nfs_open_context``,
-      ``put_nfs_open_context``, ``nfs_find_open_context``.
+    * :class:`NfsOpenContext`. :class:`OpenContexts`, a part of NfsInodes: ``nfs_open``, ``nfs_release``, ``put_nfs_open_context``,
+      ``nfs_find_open_context``.
 
 Rules of this file
     * A context holds its opener's credential until its own last reference goes. Requests and READs hold references of their own:
@@ -20,6 +20,7 @@ from kemu_nfs.nfs.nfs_client import SIZEOF_OPEN_CONTEXT, NfsModule
 
 if TYPE_CHECKING:
     from kemu_nfs.nfs.inode import NfsInode
+    from kemu_nfs.nfs.unlink import Unlinker
     from kemu_nfs.sunrpc.auth import RpcCred
 
 FMODE_READ: Final = 1
@@ -45,9 +46,13 @@ class NfsOpenContext:
 
 
 class OpenContexts:
-    """What is done with openings."""
+    """What is done with openings.
+
+    :ivar unlinker: handed over: removes the other name of a file whose last opening goes; None: no file has one.
+    """
 
     module: NfsModule
+    unlinker: Unlinker | None = None
 
     def nfs_open(self, nfsi: NfsInode, uid: int, gid: int, mode: int) -> NfsOpenContext | None:
         """Make an open context with the opener's credential (nfs_open(), alloc_nfs_open_context()); None without memory."""
@@ -75,9 +80,12 @@ class OpenContexts:
         ctx.count -= 1
         if ctx.count:
             return
-        ctx.nfsi.open_files.remove(ctx)
-        ctx.nfsi.server.auth.put_rpccred(ctx.cred)
+        nfsi = ctx.nfsi
+        nfsi.open_files.remove(ctx)
+        nfsi.server.auth.put_rpccred(ctx.cred)
         self.module.slub.kfree(ctx.addr)
+        if nfsi.silly is not None and not nfsi.open_files and self.unlinker is not None:
+            self.unlinker.nfs_complete_unlink(nfsi)
 
     def nfs_find_open_context(self, nfsi: NfsInode, cred: RpcCred | None, mode: int) -> NfsOpenContext | None:
         """Find an opening with this very credential, or any if None, and at least this mode; take a reference."""
