@@ -6,8 +6,6 @@ Interface
       ``make_swapfile(path, pages)`` does what dd and mkswap do.
     * Names: ``lookup``, ``create``, ``mkdir``, ``remove``, ``rmdir``, ``rename``, ``link``, ``symlink``, ``readlink``, ``readdir``,
       ``access`` are those of nfs/dir.py.
-    * :class:`MachineParts`, :class:`StackParts`: what a machine and a stack must have. kemu.machine.Machine and
-      kemu_net.stack.NetStack do; nothing here imports them, so the parts can be given one by one in a test.
 
 Rules of this file
     * Everything here blocks: call it from a task, or from the outer stack. 0 or a result is success, a negative int is -errno.
@@ -20,14 +18,14 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from kemu.kernel.errno import EBADF, EBUSY, EINVAL, EIO, EISDIR, ENOMEM, ENOTDIR, ENXIO, EROFS
 from kemu.mm.address_space import Cred, File
 from kemu.mm.gfp import PAGE_SHIFT, PAGE_SIZE
 from kemu.mm.swap_header import mkswap_header
 from kemu_nfs.mount_options import MountOptions, timeouts, xprt_timeout
+from kemu_nfs.mount_parts import make_modules, quad
 from kemu_nfs.nfs.dir import NfsDir
 from kemu_nfs.nfs.file import NfsFileOperations, NfsFileOps
 from kemu_nfs.nfs.inode import FMODE_READ, FMODE_WRITE, NfsInode
@@ -46,65 +44,10 @@ from kemu_nfs.sunrpc.xprtsock import TcpXprt, UdpXprt
 from kemu_nfs.sunrpc.xs_swapper import XsSwapper
 
 if TYPE_CHECKING:
-    from kemu.fs.fs_writeback import FsWriteback
-    from kemu.kernel.core import Kernel
-    from kemu.lib.radix_tree import RadixNodes
-    from kemu.mm.backing_dev import Congestion
-    from kemu.mm.filemap import Filemap
-    from kemu.mm.memory import Memory
-    from kemu.mm.page_alloc import PageAllocator
-    from kemu.mm.slub import Slub
-    from kemu.mm.swapfile import Swapfile
+    from kemu_nfs.mount_parts import MachineParts, StackParts
 
 NFS_MAX_READAHEAD: Final = RPC_DEF_SLOT_TABLE - 1  # in READs of rsize
 _MAX_UDP: Final = 1 << 15  # what one datagram can carry, as a power of two
-
-
-class MachineParts(Protocol):
-    """What NFS needs of a machine."""
-
-    kernel: Kernel
-    page_alloc: PageAllocator
-    slub: Slub
-    radix_nodes: RadixNodes
-    filemap: Filemap
-    swapfile: Swapfile
-    congestion: Congestion
-    memory: Memory
-    fs_writeback: FsWriteback
-
-
-class StackParts(Protocol):
-    """What NFS needs of a network stack."""
-
-    tcp: Any
-    udp: Any
-    socks: Any
-    nic: Any
-
-
-def _quad(addr: int) -> str:
-    """Write an IPv4 address."""
-    return f"{addr >> 24}.{addr >> 16 & 255}.{addr >> 8 & 255}.{addr & 255}"
-
-
-def make_modules(machine: MachineParts) -> NfsModule:
-    """Load nfs and sunrpc into a machine."""
-    build: Callable[..., Any] | None = getattr(machine, "build", None)
-    parts = (
-        machine.kernel,
-        machine.page_alloc,
-        machine.slub,
-        machine.radix_nodes,
-        machine.filemap,
-        machine.swapfile,
-        machine.memory.file_io,
-        machine.fs_writeback,
-    )
-    if build is None:
-        return NfsModule(*parts, congestion=machine.congestion)
-    module: NfsModule = build(NfsModule, *parts, congestion=machine.congestion)
-    return module
 
 
 def power_of_two(size: int) -> int:
@@ -152,7 +95,7 @@ class NfsMount:
         self.export = export
         self.modules = make_modules(machine) if modules is None else modules
         self.cred = Cred(uid, gid)
-        self.name = _quad(server_ip)
+        self.name = quad(server_ip)
         self._kind = TcpXprt if options.proto == "tcp" else UdpXprt
         self.xprt = self._transport(options.port, slots)
         self.auth = UnixAuth(kernel, machine.slub)

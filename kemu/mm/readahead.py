@@ -5,7 +5,8 @@ Interface
       the page is not cached; ``do_page_cache_readahead(mapping, file, first, nr)``.
 
 Rules of this file
-    * The device says how far (``ra_pages``; 32 for a disk: 128 KiB, none for NFS here). A congested device is left alone.
+    * The device says how far (``ra_pages``; 32 for a disk: 128 KiB, 15 READs for NFS), but no further than half of what is free
+      or inactive. A congested device is left alone.
     * A reader in sequence gets a window that doubles at each miss, from 4 pages on. Anyone else gets his page only.
     * A fault reads a window around its page.
     * A page that cannot be had is no error: who wants it reads it himself. New pages are asked for cold: the
@@ -57,7 +58,11 @@ class Readahead:
     def _limit(self, mapping: AddressSpace) -> int:
         """Return how many pages may be read ahead now."""
         bdi = mapping.backing_dev_info
-        return 0 if bdi is None or bdi.congested(READ) else bdi.ra_pages
+        return 0 if bdi is None or bdi.congested(READ) else self._max_sane_readahead(bdi.ra_pages)
+
+    def _max_sane_readahead(self, nr: int) -> int:
+        """Fit a window to the memory that there is (max_sane_readahead())."""
+        return min(nr, (self.page_alloc.vmstat.nr_inactive + self.page_alloc.nr_free_pages()) // 2)
 
     def do_page_cache_readahead(self, mapping: AddressSpace, file: File, first: int, nr: int) -> int:
         """Start reading the pages of a range that are not cached; return how many (__do_page_cache_readahead())."""
