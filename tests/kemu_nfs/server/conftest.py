@@ -7,6 +7,7 @@ import pytest
 from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.rpc_server import NfsServer
 from nfs_speaker import Client
+from nfsd_ground import House
 
 
 class Clock:
@@ -58,3 +59,18 @@ def swapfile(client, root):
 def speaker():
     """Builds records for property tests, which may not use a fixture per function."""
     return Client(None)
+
+
+@pytest.fixture
+def house():
+    """Build machines with a server; at the end their servers are checked."""
+    houses = []
+
+    def build(**kwargs):
+        houses.append(House(**kwargs))
+        return houses[-1]
+
+    yield build
+    for each in houses:
+        each.nfsd.server.check()
+        each.kernel.shutdown()

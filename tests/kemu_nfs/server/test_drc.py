@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.errors import KernelBug
-from kemu_nfs.server.drc import DuplicateRequestCache
+from kemu_nfs.server.drc import EXPIRE_NS, MAX_REPLY, DuplicateRequestCache
 from kemu_nfs.sunrpc.nfs3_const import NFS3_OK
 
 
@@ -135,3 +137,59 @@ def test_every_request_is_executed_once_while_it_is_remembered(steps):
             cache.finish(busy.pop(xid))
         cache.check()
         assert all(key(xid) in cache.entries for xid in busy)
+
+
+def test_an_answer_is_given_again_for_two_minutes(client, server, root):
+    client.create(root, b"f")
+    record = client.record(12, client.opaque(root) + client.opaque(b"f"))
+    first = server.handle(record, 0, 1)
+    server.finish(first)
+    assert server.handle(record, EXPIRE_NS, 1).record == first.record
+    later = server.handle(record, EXPIRE_NS + 1, 1)
+    assert later.reply[24:28] == b"\0\0\0\2"  # NOENT: it was executed again
+
+
+def test_what_is_in_progress_does_not_age():
+    cache = DuplicateRequestCache()
+    entry = cache.lookup(key(1), 0)
+    assert cache.lookup(key(1), 10 * EXPIRE_NS) is entry
+
+
+def test_a_reply_that_is_too_long_is_not_kept():
+    cache = DuplicateRequestCache()
+    entry = cache.lookup(key(1))
+    entry.reply = bytes(MAX_REPLY + 1)
+    cache.finish(entry)
+    assert cache.entries == {}
+
+
+def test_every_cached_procedure_answers_within_the_limit(client, server, root):
+    """Otherwise a duplicate of it would be executed twice."""
+    handle = client.create(root, b"f")
+    longest = 0
+    for proc, procedure in server.nfs.procedures.items():
+        if procedure.cached:
+            name = client.opaque(b"n%d" % proc)
+            tail = {
+                2: client.sattr(mode=1) + client.words(0),
+                7: struct.pack("!QII", 0, 4, 2) + client.opaque(b"abcd"),
+                8: name + client.words(0) + client.sattr(),
+                9: name + client.sattr(),
+                10: name + client.sattr() + client.opaque(b"t" * 1024),
+                11: name + client.words(7) + client.sattr(),
+                14: client.opaque(b"f") + client.opaque(root) + client.opaque(b"g"),
+                15: client.opaque(root) + name,
+            }.get(proc, name)
+            subject = client.opaque(handle if proc in (2, 7, 15) else root)
+            longest = max(longest, len(client.send(client.record(proc, subject + tail))))
+    assert longest + 4 <= MAX_REPLY
+
+
+def test_the_end_of_a_service_settles_what_is_in_progress():
+    cache = DuplicateRequestCache()
+    executed, begun = cache.lookup(key(1)), cache.lookup(key(2))
+    executed.reply = b"answer"
+    cache.settle()
+    assert cache.lookup(key(1)).reply == b"answer"
+    assert cache.lookup(key(2)) is not begun
+    cache.check()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kemu_nfs.server.cred import Cred
+from kemu_nfs.server.filetree import FileTree
 from kemu_nfs.server.inode import BLOCK_SIZE, ZERO_BLOCK, Inode
 from kemu_nfs.sunrpc.nfs3_const import NF3REG
 
@@ -100,3 +102,40 @@ def test_losing_power_gives_back_what_was_stable(todo):
     inode.lose_unstable()
     inode.check()
     assert not inode.undo
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(steps, max_size=10), st.integers(0, 6), st.one_of(st.none(), st.integers(0, 6)))
+def test_committing_a_part_keeps_that_part_and_loses_the_rest(todo, first, last):
+    inode = regular()
+    for step in todo:
+        if step[0] == "write":
+            inode.write_data(step[1], bytes([step[3]]) * step[2], step[4])
+        elif step[0] == "resize":
+            inode.resize(step[1])
+        elif step[0] == "commit":
+            inode.commit()
+        else:
+            inode.lose_unstable()
+    written, undone = dict(inode.blocks), dict(inode.undo)
+    chosen = {block for block in undone if first <= block and (last is None or block <= last)}
+    assert inode.commit(first, last) == len(chosen)
+    size = inode.size
+    assert inode.lose_unstable() == len(undone) - len(chosen)
+    inode.check()
+    for block, data in written.items():
+        wanted = data if block in chosen or block not in undone else undone[block] or ZERO_BLOCK
+        left = max(0, inode.size - block * BLOCK_SIZE)
+        assert inode.blocks.get(block, ZERO_BLOCK)[:left] == wanted[:left]
+    if chosen:
+        assert inode.size >= min(size, max(chosen) * BLOCK_SIZE + BLOCK_SIZE)
+
+
+def test_a_loss_of_power_leaves_directories_and_links_alone():
+    files = FileTree(lambda: 0)
+    folder = files.make_dir("/d")
+    _, link = files.symlink(folder, b"l", b"target", 0o777, Cred(0, 0))
+    size = folder.size
+    files.crash(lose_unstable=True)
+    assert (folder.size, link.size) == (size, 6)
+    files.check()

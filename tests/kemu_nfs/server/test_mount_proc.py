@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from kemu.errors import ConfigError
+from kemu_nfs.server.cred import Cred
 from kemu_nfs.server.filetree import FileTree
-from kemu_nfs.server.mount_proc import Export, MountProgram
+from kemu_nfs.server.mount_proc import MAX_MOUNTS, Export, MountProgram
 from kemu_nfs.server.rpc_server import NfsServer
-from kemu_nfs.sunrpc.nfs3_const import MNT3ERR_ACCES, MNT3ERR_NOENT, MNT3ERR_NOTDIR
+from kemu_nfs.sunrpc.nfs3_const import MNT3ERR_ACCES, MNT3ERR_NAMETOOLONG, MNT3ERR_NOENT, MNT3ERR_NOTDIR
+from nfs_speaker import Client
 
 
 def status(client, path):
@@ -92,3 +94,36 @@ def test_mount_asks_for_no_credentials(client):
 def test_a_relative_export_is_refused():
     with pytest.raises(ConfigError, match="absolute"):
         MountProgram(FileTree(lambda: 0), (Export("export"),))
+
+
+def test_an_export_may_have_another_name_than_its_place():
+    tree = FileTree(lambda: 0)
+    server = NfsServer(tree, exports=(Export("/export", at="/data/swap"), Export("/all", at="/")))
+    client = Client(server)
+    assert client.mnt(b"/export") == client.mnt(b"/all/data/swap") == tree.lookup_path("/data/swap").handle
+    assert client.lookup(client.mnt(b"/export"), b"..") == client.mnt(b"/export")
+    assert status(client, b"/data/swap") == MNT3ERR_ACCES
+    server.check()
+
+
+def test_a_path_is_not_walked_through_files_or_links(client, server, root):
+    client.create(root, b"f")
+    server.tree.symlink(server.tree.lookup_path("/export"), b"l", b"/", 0o777, Cred(0, 0))
+    assert status(client, b"/export/f/x") == MNT3ERR_NOTDIR
+    assert status(client, b"/export/l") == status(client, b"/export/l/export") == MNT3ERR_NOTDIR
+
+
+def test_a_name_of_a_path_may_not_be_longer_than_a_name(client):
+    assert status(client, b"/export/" + b"n" * 256) == MNT3ERR_NAMETOOLONG
+
+
+def test_the_list_of_mounts_is_bounded(client, server):
+    for _ in range(MAX_MOUNTS + 10):
+        client.address += 1
+        client.mnt()
+    assert len(server.mount.mounts) == MAX_MOUNTS
+
+
+def test_an_export_path_with_a_nul_is_refused():
+    with pytest.raises(ConfigError, match="absolute path"):
+        MountProgram(FileTree(lambda: 0), (Export("/a\0b"),))

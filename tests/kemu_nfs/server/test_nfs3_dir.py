@@ -8,6 +8,7 @@ import pytest
 
 from kemu_nfs.sunrpc.nfs3_const import (
     NFS3ERR_ACCES,
+    NFS3ERR_BAD_COOKIE,
     NFS3ERR_BADTYPE,
     NFS3ERR_EXIST,
     NFS3ERR_INVAL,
@@ -16,6 +17,7 @@ from kemu_nfs.sunrpc.nfs3_const import (
     NFS3ERR_NOENT,
     NFS3ERR_NOTDIR,
     NFS3ERR_NOTEMPTY,
+    NFS3ERR_PERM,
     NFS3ERR_TOOSMALL,
 )
 
@@ -243,3 +245,84 @@ def test_readdir_goes_on_right_when_names_go(client, root):
 def test_readdir_into_too_little_room(client, root, swapfile):
     assert client.status(16, client.opaque(root) + bytes(16) + client.words(100)) == NFS3ERR_TOOSMALL
     assert client.status(16, client.opaque(swapfile) + bytes(16) + client.words(4096)) == NFS3ERR_NOTDIR
+
+
+def entries_of(client, folder, dircount, maxcount=8192):
+    results = client.call(17, client.opaque(folder) + bytes(16) + client.words(dircount, maxcount))
+    assert results.unpack_uint() == 0
+    results.attributes()
+    results.unpack_fopaque(8)
+    names = []
+    while results.unpack_bool():
+        results.unpack_uhyper()
+        names.append(results.unpack_opaque())
+        results.unpack_uhyper()
+        results.attributes()
+        results.unpack_bool()
+        results.unpack_opaque()
+    return names, results.unpack_bool()
+
+
+def test_dircount_bounds_names_and_not_attributes(client, root):
+    for number in range(8):
+        client.create(root, b"f%03d" % number)
+    size = 4 + 8 + 4 + 4 + 8  # follows, fileid, the name with its length, cookie
+    assert entries_of(client, root, 5 * size) == ([b".", b"..", b"f000", b"f001", b"f002"], False)
+    assert entries_of(client, root, 1) == ([b"."], False)
+    assert len(entries_of(client, root, 8192)[0]) == 10
+
+
+@pytest.mark.parametrize("proc", [16, 17])
+def test_a_verifier_that_is_not_ours_is_a_bad_cookie(client, root, proc):
+    def status(cookie, verf):
+        return client.status(
+            proc, client.opaque(root) + struct.pack("!Q", cookie) + verf + client.words(4096, 4096)[: 4 * (proc - 15)]
+        )
+
+    assert status(1, b"another1") == NFS3ERR_BAD_COOKIE
+    assert status(0, b"another1") == 0
+    assert status(1, bytes(8)) == 0
+
+
+def test_devices_are_for_root(client, user, root):
+    client.status(2, client.opaque(root) + client.sattr(mode=0o777) + client.words(0))
+    for kind in (3, 4):
+        args = entry(user, root, b"dev") + user.words(kind) + user.sattr() + user.words(1, 2)
+        assert user.status(11, args) == NFS3ERR_PERM
+        assert client.status(11, entry(client, root, b"dev%d" % kind) + args[len(entry(user, root, b"dev")) :]) == 0
+    assert user.status(11, entry(user, root, b"fifo") + user.words(7) + user.sattr()) == 0
+
+
+def test_a_directory_inherits_the_group_and_that_it_is_inherited(client, root):
+    folder = client.mkdir(root, b"d", mode=0o777)
+    client.status(2, client.opaque(folder) + client.sattr(mode=0o2777, gid=42) + client.words(0))
+    below = client.getattr(client.mkdir(folder, b"below"))
+    assert (below.gid, below.mode) == (42, 0o2755)
+
+
+@pytest.mark.parametrize("proc", [8, 9, 10, 11])
+def test_attributes_that_cannot_be_make_nothing(client, root, proc):
+    """A billion nanoseconds are no time, and nobody has the uid -1."""
+    tails = {8: client.words(0), 9: b"", 10: b"", 11: client.words(7)}
+    for bad in (client.sattr()[:-4] + client.words(2, 5, 10**9), client.sattr(uid=0xFFFFFFFF), client.sattr(gid=0xFFFFFFFF)):
+        args = entry(client, root, b"new") + tails[proc] + bad + (client.opaque(b"t") if proc == 10 else b"")
+        assert client.status(proc, args) == NFS3ERR_INVAL
+    assert client.names(root) == [b".", b".."]
+
+
+def test_who_may_not_give_a_new_file_away_keeps_it(client, user, root):
+    client.status(2, client.opaque(root) + client.sattr(mode=0o777) + client.words(0))
+    made = user.getattr(user.create(root, b"f", user.sattr(mode=0o600, uid=7, gid=7, size=5)))
+    assert (made.uid, made.gid, made.size) == (500, 100, 5)
+
+
+@pytest.mark.parametrize("target", [b"", b"a\0b"])
+def test_a_link_to_nothing_cannot_be_made(client, root, target):
+    assert client.status(10, entry(client, root, b"l") + client.sattr() + client.opaque(target)) == NFS3ERR_ACCES
+    assert client.names(root) == [b".", b".."]
+
+
+def test_a_link_may_be_1024_bytes_long(client, root):
+    for length, status in ((1024, 0), (1025, NFS3ERR_NAMETOOLONG)):
+        args = entry(client, root, b"l%d" % length) + client.sattr() + client.opaque(b"t" * length)
+        assert client.status(10, args) == status

@@ -299,3 +299,52 @@ def test_fsstat_fsinfo_pathconf(client, root, swapfile):
     results.attributes()
     assert [results.unpack_uint() for _ in range(6)] == [32000, 255, 1, 1, 0, 1]
     results.done()
+
+
+def commit(client, handle, offset, count):
+    results = client.call(21, client.opaque(handle) + struct.pack("!QI", offset, count))
+    assert results.unpack_uint() == 0
+
+
+def test_commit_keeps_to_its_range(client, server, swapfile):
+    for block in range(4):
+        client.write(swapfile, 4096 * block, bytes([block + 1]) * 4096, NFS_UNSTABLE)
+    commit(client, swapfile, 4096, 4096)
+    server.crash(lose_unstable=True)
+    assert client.read(swapfile, 0, 32768)[0] == bytes(4096) + b"\2" * 4096
+
+
+def test_commit_with_count_0_goes_to_the_end(client, server, swapfile):
+    for block in range(4):
+        client.write(swapfile, 4096 * block, bytes([block + 1]) * 4096, NFS_UNSTABLE)
+    commit(client, swapfile, 8192 + 100, 0)
+    server.crash(lose_unstable=True)
+    assert client.read(swapfile, 0, 32768)[0] == bytes(8192) + b"\3" * 4096 + b"\4" * 4096
+
+
+def test_commit_at_the_end_of_all_offsets_does_no_harm(client, server, swapfile):
+    client.write(swapfile, 0, b"u" * 4096, NFS_UNSTABLE)
+    commit(client, swapfile, (1 << 64) - 1, 0xFFFFFFFF)
+    assert server.crash(lose_unstable=True) == 1
+
+
+def test_a_time_that_cannot_be_is_refused(client, swapfile):
+    """The largest seconds with more than a second of nanoseconds would not even fit into an answer."""
+    args = client.opaque(swapfile) + client.words(0, 0, 0, 0) + client.words(2, 0xFFFFFFFF, 0xFFFFFFFF) + client.words(0, 0)
+    assert client.status(2, args) == NFS3ERR_INVAL
+    args = client.opaque(swapfile) + client.words(0, 0, 0, 0) + client.words(2, 0xFFFFFFFF, 999_999_999) + client.words(0, 0)
+    assert client.status(2, args) == 0
+    assert client.getattr(swapfile).atime == (0xFFFFFFFF, 999_999_999)
+
+
+def test_a_guard_is_compared_as_it_is_written(client, swapfile):
+    """A second less and a billion nanoseconds more are not the same time."""
+    seconds, rest = client.getattr(swapfile).ctime
+    assert client.status(2, setattr_args(client, swapfile, guard=(seconds - 1, rest + SECOND), size=1)) == NFS3ERR_NOT_SYNC
+
+
+def test_a_file_that_changes_its_owner_is_no_longer_set_user_id(client, root):
+    handle = client.create(root, b"tool", client.sattr(mode=0o6755))
+    assert client.getattr(handle).mode == 0o6755
+    client.status(2, setattr_args(client, handle, uid=500))
+    assert client.getattr(handle).mode == 0o755

@@ -1,203 +1,11 @@
-"""The server's threads, on a machine with real tasks and a TCP that is a pipe."""
+"""The server's lives: what it begins, refuses, loses and remembers, over a TCP that is a pipe."""
 
 from __future__ import annotations
 
-from collections import deque
-
-import pytest
-
-from kemu.kernel.core import Kernel
-from kemu.kernel.wait import WaitQueue
-from kemu_net.ipv4.tcp_sock import TcpSock
 from kemu_nfs.server.faults import Faults
-from kemu_nfs.server.nfs3_file import ServerCosts
-from kemu_nfs.server.nfsd import make_nfsd
-from kemu_nfs.server.record_marking import RecordReader, frame
+from kemu_nfs.server.record_marking import frame
 from kemu_nfs.sunrpc.nfs3_const import NFS_UNSTABLE
-
-IP = 0x0A000002
-PEER = 0x0A000001
-
-
-class PipeSock(TcpSock):
-    """One end of a pipe; ``peer`` is the other."""
-
-    __slots__ = ("backlog", "chunks", "closed", "peer", "queue", "reset")
-
-    def __init__(self):  # the kernel's socket is not wanted, only its class
-        self.chunks = deque()
-        self.backlog = deque()
-        self.queue = WaitQueue("pipe")
-        self.peer = None
-        self.closed = self.reset = False
-        self.daddr = PEER
-        self.sk_reuse = False
-        self.nonagle = 0
-        self.sk_shutdown = 0
-        self.sk_sleep = self.queue
-
-
-class PipeTcp:
-    """TCP as nfsd uses it, over pipes on one machine."""
-
-    def __init__(self, sched):
-        self.sched = sched
-        self.listening = {}
-        self.sent = []
-
-    def sock_create(self):
-        return PipeSock()
-
-    def bind(self, sk, addr, port):
-        if (addr, port) in self.listening:
-            return -98
-        self.listening[addr, port] = sk
-        return 0
-
-    def listen(self, sk, backlog):
-        return 0
-
-    def accept(self, sk):
-        self.sched.wait_event(sk.queue, lambda: sk.backlog or sk.closed)
-        return None if sk.closed else sk.backlog.popleft()
-
-    def connect(self, addr, port):
-        """The client's side: its end, or None if refused."""
-        listener = self.listening.get((addr, port))
-        if listener is None:
-            return None
-        here, there = PipeSock(), PipeSock()
-        here.peer, there.peer = there, here
-        listener.backlog.append(there)
-        self.sched.wake_up(listener.queue)
-        return here
-
-    def sendmsg(self, sk, data, more=False):
-        if sk.closed or sk.reset or sk.peer.closed or sk.sk_shutdown:
-            return -32
-        part = data[:100]  # in pieces, with time between them
-        sk.peer.chunks.append(part)
-        self.sent.append(part)
-        self.sched.wake_up_all(sk.peer.queue)
-        self.sched.usleep(10)
-        return len(part)
-
-    def recvmsg(self, sk, size, prequeue=True):
-        self.sched.wait_event(sk.queue, lambda: sk.chunks or sk.reset or sk.peer.closed or sk.sk_shutdown)
-        if sk.reset:
-            return -104
-        return sk.chunks.popleft() if sk.chunks else b""
-
-    def abort(self, sk):
-        sk.peer.reset = True
-        self.close(sk)
-
-    def close(self, sk):
-        sk.closed = True
-        for key in [key for key, value in self.listening.items() if value is sk]:
-            del self.listening[key]
-        self.sched.wake_up_all(sk.queue)
-        if sk.peer is not None:
-            self.sched.wake_up_all(sk.peer.queue)
-
-
-class House:
-    """A machine with the server on it, and clients that are tasks of the same machine."""
-
-    def __init__(self, **kwargs):
-        self.kernel = Kernel("server")
-        self.sched = self.kernel.sched
-        self.tcp = PipeTcp(self.sched)
-        self.nfsd = make_nfsd(self.kernel, self.tcp, IP, **kwargs)
-        self.inode = self.nfsd.server.tree.make_file("/export/swap", 1 << 20)
-
-    def settle(self, ns=1_000_000):
-        self.kernel.world.run(for_ns=ns)
-
-    def start(self):
-        self.nfsd.start()
-        self.settle()
-        assert self.nfsd.state == "running"
-
-    def connect(self):
-        return self.tcp.connect(IP, 2049)
-
-    def send(self, sk, *records):
-        for record in records:
-            sk.peer.chunks.append(frame(record))
-        self.sched.wake_up_all(sk.peer.queue)
-
-    def replies(self, sk):
-        """All whole replies that have arrived."""
-        reader = RecordReader(1 << 20)
-        out = []
-        while sk.chunks:
-            out += reader.feed(sk.chunks.popleft())
-        assert reader.pending == 0
-        return out
-
-
-@pytest.fixture
-def house():
-    houses = []
-
-    def build(**kwargs):
-        houses.append(House(**kwargs))
-        return houses[-1]
-
-    yield build
-    for each in houses:
-        each.nfsd.server.check()
-        each.kernel.shutdown()
-
-
-def write(speaker, house, offset, fill=b"x", stable=2):
-    return speaker.record(7, speaker.write_args(house.inode.handle, offset, fill * 4096, stable))
-
-
-def test_a_call_is_answered(house, speaker):
-    home = house()
-    home.start()
-    sk = home.connect()
-    record = write(speaker, home, 0)
-    home.send(sk, record)
-    home.settle(10_000_000)
-    (reply,) = home.replies(sk)
-    assert reply[:4] == record[:4]
-    assert reply[24:28] == bytes(4)
-    assert home.inode.read_data(0, 4096) == b"x" * 4096
-
-
-def test_sixteen_writes_take_sixteen_milliseconds(house, speaker):
-    home = house()
-    home.start()
-    sk = home.connect()
-    home.settle()
-    began = home.kernel.world.now
-    home.send(sk, *(write(speaker, home, 4096 * number) for number in range(16)))
-    home.kernel.world.run(until=lambda: home.nfsd.disk_free_ns <= home.kernel.world.now and home.nfsd.disk_busy_ns == 16_000_000)
-    assert 16_000_000 <= home.kernel.world.now - began < 26_100_000
-
-
-def test_what_needs_no_disk_does_not_wait_for_it(house, speaker):
-    home = house()
-    home.start()
-    sk = home.connect()
-    getattr_ = speaker.record(1, speaker.opaque(home.inode.handle))
-    home.send(sk, write(speaker, home, 0), write(speaker, home, 4096), getattr_)
-    home.settle(900_000)
-    (reply,) = home.replies(sk)
-    assert reply[:4] == getattr_[:4]
-
-
-def test_replies_of_several_threads_do_not_mix(house, speaker):
-    home = house(server_costs=ServerCosts(read=0))
-    home.start()
-    sk = home.connect()
-    reads = [speaker.record(6, speaker.opaque(home.inode.handle) + bytes(8) + speaker.words(4096)) for _ in range(8)]
-    home.send(sk, *reads)
-    home.settle(50_000_000)
-    assert sorted(reply[:4] for reply in home.replies(sk)) == sorted(record[:4] for record in reads)
+from nfsd_ground import write
 
 
 def test_a_stream_cut_anywhere_is_put_together(house, speaker):
@@ -233,19 +41,6 @@ def test_a_client_that_hangs_up_is_forgotten(house):
     home.tcp.close(sk)
     home.settle()
     assert home.nfsd.connections == []
-
-
-def test_a_connection_may_not_queue_without_end(house, speaker):
-    home = house(threads=1)
-    home.start()
-    sk = home.connect()
-    for number in range(200):
-        sk.peer.chunks.append(frame(write(speaker, home, 4096 * number)))
-    home.sched.wake_up_all(sk.peer.queue)
-    home.settle(500_000)
-    assert len(home.nfsd.calls) <= 64
-    home.settle(250_000_000)
-    assert len(home.replies(sk)) == 200
 
 
 def test_stop_closes_and_refuses_and_start_serves_again(house, speaker):
@@ -323,30 +118,6 @@ def test_outages_can_be_events_of_the_world(house):
     assert states == ["running", "stopped", "running"]
 
 
-def test_a_delay_does_not_occupy_the_disk(house, speaker):
-    home = house()
-    home.nfsd.server.faults.delay(7, 20_000_000)
-    home.start()
-    sk = home.connect()
-    slow, quick = write(speaker, home, 0), write(speaker, home, 4096)
-    home.send(sk, slow, quick)
-    home.settle(10_000_000)
-    assert [reply[:4] for reply in home.replies(sk)] == [quick[:4]]
-    home.settle(20_000_000)
-    assert [reply[:4] for reply in home.replies(sk)] == [slow[:4]]
-
-
-def test_a_duplicate_in_progress_is_not_executed_twice(house, speaker):
-    home = house()
-    home.start()
-    sk = home.connect()
-    record = write(speaker, home, 0)
-    home.send(sk, record, record)
-    home.settle(10_000_000)
-    assert len(home.replies(sk)) == 1
-    assert home.nfsd.disk_busy_ns == 1_000_000
-
-
 def test_the_server_explains_itself(house, speaker):
     home = house()
     home.start()
@@ -363,3 +134,90 @@ def test_an_idle_server_is_at_rest(house):
     home.start()
     home.kernel.world.run(for_ns=800_000_000_000)
     assert home.kernel.judge.outcome is None
+
+
+def test_the_end_of_the_service_is_not_the_end_of_the_machine(house, speaker):
+    """Unstable data and remembered replies outlive stop(); the verifier changes all the same (nfssvc_boot)."""
+    home = house()
+    home.start()
+    sk = home.connect()
+    unstable, remove = write(speaker, home, 0, b"u", NFS_UNSTABLE), remove_call(speaker, home)
+    home.send(sk, unstable, remove)
+    home.settle(10_000_000)
+    first = home.replies(sk)
+    home.nfsd.stop()
+    home.settle(10_000_000)
+    home.start()
+    assert home.inode.undo
+    sk = home.connect()
+    home.send(sk, remove)
+    home.settle(10_000_000)
+    assert home.replies(sk) == [reply for reply in first if reply[:4] == remove[:4]]
+
+
+def test_a_crash_forgets_replies(house, speaker):
+    home = house()
+    home.start()
+    sk = home.connect()
+    remove = remove_call(speaker, home)
+    home.send(sk, remove)
+    home.settle(10_000_000)
+    assert home.replies(sk)[0][24:28] == bytes(4)
+    home.nfsd.crash()
+    home.settle()
+    home.start()
+    sk = home.connect()
+    home.send(sk, remove)
+    home.settle(10_000_000)
+    assert home.replies(sk)[0][24:28] == b"\0\0\0\2"  # NOENT: it was executed again
+
+
+def test_what_was_executed_and_not_answered_is_answered_after_a_restart(house, speaker):
+    """Otherwise its duplicates would be dropped for ever."""
+    home = house()
+    home.start()
+    sk = home.connect()
+    remove = remove_call(speaker, home)
+    home.send(sk, remove)
+    home.settle(100_000)  # the disk takes a millisecond
+    home.nfsd.stop()
+    home.settle(10_000_000)
+    assert home.replies(sk) == []
+    home.start()
+    sk = home.connect()
+    home.send(sk, remove)
+    home.settle(10_000_000)
+    assert home.replies(sk)[0][24:28] == bytes(4)
+
+
+def test_a_crash_without_loss_keeps_unstable_data_and_changes_the_verifier(house, speaker):
+    home = house()
+    home.start()
+    verifier = home.nfsd.server.nfs.write_verf
+    sk = home.connect()
+    home.send(sk, write(speaker, home, 0, b"u", NFS_UNSTABLE))
+    home.settle(10_000_000)
+    home.nfsd.crash(lose_unstable=False)
+    home.settle()
+    home.start()
+    assert home.inode.read_data(0, 4096) == b"u" * 4096
+    assert not home.inode.undo
+    assert home.nfsd.server.nfs.write_verf != verifier
+
+
+def test_starting_twice_and_stopping_twice_do_no_harm(house):
+    home = house()
+    home.start()
+    home.nfsd.start()
+    home.settle()
+    assert len(home.nfsd.listeners) == 2
+    home.nfsd.stop()
+    home.nfsd.stop()
+    home.nfsd.crash()
+    home.settle()
+    assert home.nfsd.state == "stopped"
+
+
+def remove_call(speaker, home):
+    home.nfsd.server.tree.make_file("/export/gone")
+    return speaker.record(12, speaker.opaque(home.nfsd.server.tree.lookup_path("/export").handle) + speaker.opaque(b"gone"))

@@ -223,3 +223,45 @@ def test_udp_ends_with_the_server(pair, speaker):
     udp.sendto(sk, speaker.record(0), IP_B, PORT)
     home.run()
     assert len(udp.recvfrom(sk)[0]) == 24
+
+
+def test_a_large_read_over_udp_comes_in_fragments(pair, speaker):
+    home = pair()
+    home.inode.write_data(0, bytes(range(256)) * 128, stable=True)
+    home.start()
+    udp = home.client.net.udp
+    sk = udp.sock_create()
+    record = speaker.record(6, speaker.opaque(home.inode.handle) + bytes(8) + speaker.words(32768))
+    assert udp.sendto(sk, record, IP_B, PORT) == len(record)
+    reply, _, _ = udp.recvfrom(sk)
+    assert reply[-32768:] == bytes(range(256)) * 128
+
+
+def test_a_large_write_over_udp_comes_in_fragments(pair, speaker):
+    home = pair()
+    home.start()
+    udp = home.client.net.udp
+    sk = udp.sock_create()
+    udp.sendto(sk, speaker.record(0), IP_B, PORT)  # ARP would keep 3 fragments of the first datagram (unres_qlen)
+    udp.recvfrom(sk)
+    record = speaker.record(7, speaker.write_args(home.inode.handle, 8192, b"w" * 32768))
+    assert udp.sendto(sk, record, IP_B, PORT) == len(record)
+    assert udp.recvfrom(sk)[0][24:28] == bytes(4)
+    assert home.inode.read_data(8192, 32768) == b"w" * 32768
+
+
+def test_a_record_in_many_fragments_is_one_call(pair, speaker):
+    """Record marking: each piece of a message is a fragment of its own, some of them empty."""
+    home = pair()
+    home.start()
+    sk = home.connect()
+    record = write(speaker, home, 0, b"f")
+    pieces = [record[at : at + 100] for at in range(0, len(record), 100)]
+    stream = b"".join(len(piece).to_bytes(4, "big") + piece for piece in [b"", *pieces[:-1]])
+    home.tcp.sendmsg(sk, stream + (0x80000000 | len(pieces[-1])).to_bytes(4, "big") + pieces[-1])
+    reader = RecordReader(1 << 16)
+    replies = []
+    while not replies:
+        replies = reader.feed(home.tcp.recvmsg(sk, 65536))
+    assert replies[0][24:28] == bytes(4)
+    assert home.inode.read_data(0, 4096) == b"f" * 4096

@@ -46,3 +46,12 @@ def test_no_bytes_raise_anything_else(data):
         parse_auth_unix(data)
     except XdrError:
         pass
+
+
+def test_everybody_may_be_treated_as_one(client, server, root):
+    """As a server that is not root must do it (kemu serve)."""
+    server.auth.all_as = Cred(500, 100)
+    server.tree.lookup_path("/export").mode = 0o777
+    client.auth = client.auth_unix(0, 0, (1,))
+    made = client.getattr(client.create(root, b"f"))
+    assert (made.uid, made.gid) == (500, 100)
