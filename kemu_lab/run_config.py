@@ -15,6 +15,7 @@ from kemu_lab.nic_words import nic_arguments
 from kemu_lab.numbers import whole_number
 from kemu_lab.procfs import prepare_directory
 from kemu_lab.quantities import format_size, format_time, parse_probability, parse_size, parse_time
+from kemu_lab.server_url import ServerUrl, parse_server
 
 MIN_MEM, MAX_MEM = 8 << 20, 64 << 30
 MAX_LATENCY_NS = 10**9
@@ -23,6 +24,7 @@ MIN_MTU, MAX_MTU = 576, 9000
 SWAP_HOMES = ("nfs", "disk")
 DEFAULT_MEM = "32M"
 ACCEPTANCE = "acceptance"
+WAYS = ("gateway", "tap")
 
 
 @attrs.frozen
@@ -38,6 +40,7 @@ class RunConfig:
     :param trace: path of a lackey trace that the process follows, or None.
     :param proc: path of a directory for the client's /proc and /sys as they are at the end, or None; it changes nothing in the run.
     :param pcap: path of a file for a capture of the wire, or None; it changes nothing in the run either.
+    :param server: a real server in the place of kemu's own, or None; ``via`` says how the client reaches it: "gateway" or "tap".
     :param acceptance: what only the scenario acceptance is asked for.
     :param vehicle: how stacks are switched, "greenlet" or "threads"; None takes the best there is. No option: it changes nothing.
     """
@@ -57,6 +60,8 @@ class RunConfig:
     trace: str | None = None
     proc: str | None = None
     pcap: str | None = None
+    server: ServerUrl | None = None
+    via: str = "gateway"
     acceptance: AcceptanceOptions = attrs.field(factory=AcceptanceOptions)
     vehicle: str | None = None
 
@@ -79,6 +84,9 @@ class RunConfig:
         nic: str = "",
         proc: str | None = None,
         pcap: str | None = None,
+        server: str | None = None,
+        via: str | None = None,
+        allow_remote: bool = False,
         scale: str | None = None,
         never_returns: bool = False,
         **acceptance: str | None,
@@ -95,6 +103,7 @@ class RunConfig:
             raise ConfigError(
                 f"{ACCEPTANCE} has its own memory (--scale), swap area and processes; leave out --mem, --swap and --trace"
             )
+        _check_server(scenario, server, via, allow_remote=allow_remote, swap=swap)
         return cls(
             scenario=scenario,
             swap=swap,
@@ -111,6 +120,8 @@ class RunConfig:
             trace=trace,
             proc=None if proc is None else prepare_directory(proc),
             pcap=None if pcap is None else prepare_capture(pcap),
+            server=None if server is None else parse_server(server, allow_remote=allow_remote),
+            via=via or "gateway",
             acceptance=AcceptanceOptions.parse(never_returns=never_returns, **acceptance),
         )
 
@@ -138,7 +149,20 @@ class RunConfig:
             words += ["--mtu", str(self.mtu)]
         if self.nic:
             words += ["--nic", self.nic]
+        if self.server is not None:
+            words += ["--server", self.server.text, *(["--allow-remote"] if self.server.remote else []), "--via", self.via]
         for option, value in (("--fill", self.fill), ("--trace", self.trace)):
             if value is not None:
                 words += [option, value]
         return shlex.join(words)
+
+
+def _check_server(scenario: str, server: str | None, via: str | None, *, allow_remote: bool, swap: str | None) -> None:
+    """Hold the options of a real server against each other."""
+    if via is not None and via not in WAYS:
+        raise ConfigError(f"--via {via!r} cannot be used; it is {' or '.join(WAYS)}")
+    if server is None:
+        if via is not None or allow_remote:
+            raise ConfigError("--via and --allow-remote go with --server")
+    elif scenario != "main" or swap == "disk":
+        raise ConfigError("--server is for the scenario main, swapping to nfs")

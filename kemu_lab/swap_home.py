@@ -18,6 +18,7 @@ from kemu_lab.run_config import RunConfig
 
 PAGE_SIZE = 4096
 SWAP_FACTOR = 3  # swap in multiples of memory
+SWAP_FILE = "swapfile"
 
 
 class SwapHome(Protocol):
@@ -52,10 +53,11 @@ class NfsHome:
 
     def swap_on(self) -> File | str:
         """Mount the export, make the file, swapon; the kernel's refusal is part of the story."""
+        self.pair.far.check_name(SWAP_FILE)
         error = self.pair.mount.mount()
         if error:
             raise KernelBug(f"mount failed: {errorcode[-error]}")
-        file = self.pair.mount.make_swapfile("swapfile", self.pages)
+        file = self.pair.mount.make_swapfile(SWAP_FILE, self.pages)
         if isinstance(file, int):
             raise KernelBug(f"the swap file could not be made: {errorcode[-file]}")
         error = self.pair.client.swapfile.swapon(file)
@@ -63,11 +65,12 @@ class NfsHome:
 
     def read_slot(self, area: SwapInfo, slot: int) -> bytes | None:
         """Read the server's file."""
-        return self.pair.server_bytes("swapfile", slot)
+        return self.pair.server_bytes(SWAP_FILE, slot)
 
     def leave(self) -> None:
-        """Unmount."""
+        """Unmount; on a real server nothing stays."""
         self.pair.mount.umount()
+        self.pair.far.tidy(SWAP_FILE)
 
 
 class DiskHome:

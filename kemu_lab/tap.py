@@ -104,7 +104,7 @@ class TapPort:
 
     def step(self) -> None:
         """Take what the device has, let time pass, and rest a little if there was nothing."""
-        taken = self._take()
+        taken = self.take()
         behind = time.monotonic_ns() - self._offset - self.world.now
         if behind > LAG_NS:
             self._offset += behind - STEP_NS
@@ -113,7 +113,7 @@ class TapPort:
         if not taken and behind <= STEP_NS:
             self._poll.poll(NAP_S * 1000)
 
-    def _take(self) -> int:
+    def take(self) -> int:
         """Put the device's frames on the wire."""
         for count in range(FRAMES_PER_STEP):
             try:

@@ -1,0 +1,260 @@
+"""What stands at the far end of the client's wire: kemu's own server, a gateway to a real one, or the Linux that runs all this.
+
+Interface
+    far_end(config, machine, wire) -> FarEnd    ``start()``, ``stop()``, ``port``, ``stacks``, ``page_of(name, page)``, ``mount``,
+                                                ``check_name(name)``, ``tidy(name)``, ``close()``
+    boot_stack(machine, wire, mac, ip, mtu)     a machine's network, the same at both ends
+
+Rules of this file
+    * Scenarios speak with the far end through this protocol and do not know which it is.
+    * A real server is asked before anything boots whether it is there, and a file that we did not make is not touched.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import select
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from kemu.errors import ConfigError
+from kemu_lab.gateway import Gateway
+from kemu_lab.nic_words import nic_arguments
+from kemu_lab.real_export import RealExport
+from kemu_lab.tap import TapPort, configure, open_tap
+from kemu_net.stack import NetStack
+from kemu_nfs.server.nfsd import Nfsd
+from kemu_nfs.server.rpc_server import nfs_server
+from kemu_nfs.sunrpc.rpc_const import MOUNT_PORT, NFS_PORT
+
+if TYPE_CHECKING:
+    from kemu.kernel.world import World
+    from kemu.machine import Machine
+    from kemu_lab.run_config import RunConfig
+    from kemu_lab.server_url import ServerUrl
+    from kemu_net.drivers.wire import Port, Wire
+
+SERVER_IP, CLIENT_IP = 0x0A000001, 0x0A000002
+SERVER_MAC, CLIENT_MAC = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
+PREFIX = 16
+PAGE_SIZE = 4096
+EXPORT = "/export"
+TAP_NAME = "kemu0"
+TAP_MTU = 1500
+PUMP_NS = 500_000  # virtual time between two looks at a TAP device
+LAG_NS = 50_000_000  # further behind than this, virtual time gives up catching up with real time
+
+
+def boot_stack(machine: Machine, wire: Wire, mac: bytes, ip: int, mtu: int, *, judged: bool = False, nic: str = "") -> NetStack:
+    """Give a machine its network."""
+    return NetStack(
+        machine.kernel,
+        machine.page_alloc,
+        machine.slub,
+        machine.reserves,
+        wire,
+        mac=mac,
+        ip=ip,
+        mtu=mtu,
+        prefix=PREFIX,
+        security=machine.selinux,
+        judged=judged,
+        build=machine.build,
+        **nic_arguments(nic),
+    )
+
+
+class FarEnd(Protocol):
+    """Who answers at the other end of the cable."""
+
+    export: str
+    ports: tuple[int, int]
+    stacks: dict[str, NetStack]
+
+    @property
+    def port(self) -> Port:
+        """What its cable ends in."""
+        ...
+
+    def start(self) -> None:
+        """Serve."""
+        ...
+
+    def stop(self) -> None:
+        """Serve no more; connects are refused."""
+        ...
+
+    def page_of(self, name: str, page: int) -> bytes:
+        """Read a page of a file of the export, by another way than the client's; nothing if there is no such file."""
+        ...
+
+    def check_name(self, name: str) -> None:
+        """Refuse to go on if the export has a file of that name that is not ours."""
+        ...
+
+    def tidy(self, name: str) -> None:
+        """Take away what the run made on a server that outlives it."""
+        ...
+
+    def close(self) -> None:
+        """End what is real."""
+        ...
+
+
+class EmulatedServer:
+    """Kemu's own server on a machine with enough memory."""
+
+    export = EXPORT
+    ports = (NFS_PORT, MOUNT_PORT)
+
+    def __init__(self, config: RunConfig, machine: Machine, wire: Wire) -> None:
+        world = machine.kernel.world
+        self.net = boot_stack(machine, wire, SERVER_MAC, SERVER_IP, config.mtu)
+        self.port: Port = self.net.nic
+        self.stacks = {"server": self.net}
+        self.rpc_server = nfs_server(lambda: world.now)
+        udp = self.net.udp if config.acceptance.proto == "udp" else None
+        self.nfsd = Nfsd(machine.kernel, self.net.tcp, self.rpc_server, SERVER_IP, udp=udp)
+
+    def start(self) -> None:
+        """Start nfsd."""
+        self.nfsd.start()
+
+    def stop(self) -> None:
+        """Stop nfsd."""
+        self.nfsd.stop()
+
+    def page_of(self, name: str, page: int) -> bytes:
+        """Read straight from the server's tree."""
+        inode = self.rpc_server.tree.lookup_path(f"{EXPORT}/{name}")
+        return b"" if inode is None else inode.read_data(page * PAGE_SIZE, PAGE_SIZE)
+
+    def check_name(self, name: str) -> None:
+        """Agree: the tree is new."""
+
+    def tidy(self, name: str) -> None:
+        """Leave all: the tree goes with the run."""
+
+    def close(self) -> None:
+        """End nothing: nothing is real."""
+
+
+class _RealServer:
+    """What both ways to a real server share: the look at the export from outside."""
+
+    def __init__(self, url: ServerUrl) -> None:
+        self.url = url
+        self.export = url.export
+        self.real = RealExport(url)
+        self._ours: list[str] = []
+
+    def page_of(self, name: str, page: int) -> bytes:
+        """Read through a connection of our own."""
+        return self.real.read(name, page * PAGE_SIZE, PAGE_SIZE)
+
+    def check_name(self, name: str) -> None:
+        """Refuse a file that is there: it may be somebody's."""
+        if self.real.exists(name):
+            raise ConfigError(f"--server {self.url.text}: {self.url.export} has a file {name!r} already; remove it first")
+        self._ours.append(name)
+
+    def tidy(self, name: str) -> None:
+        """Remove a file that the run made."""
+        if name in self._ours:
+            self._ours.remove(name)
+            self.real.remove(name)
+
+    def close(self) -> None:
+        """Remove what is left of ours, and hang up."""
+        try:
+            for name in list(self._ours):
+                self.tidy(name)
+        except ConfigError:  # the server is gone; so is the connection
+            pass
+        finally:
+            self.real.close()
+
+
+class GatewayServer(_RealServer):
+    """A machine that passes the stream on to a real server."""
+
+    ports = (NFS_PORT, MOUNT_PORT)
+
+    def __init__(self, config: RunConfig, machine: Machine, wire: Wire) -> None:
+        assert config.server is not None
+        super().__init__(config.server)
+        self.net = boot_stack(machine, wire, SERVER_MAC, SERVER_IP, config.mtu)
+        self.port: Port = self.net.nic
+        self.stacks = {"gateway": self.net}
+        self.gateway = Gateway(machine.kernel, self.net.tcp, config.server, SERVER_IP)
+
+    def start(self) -> None:
+        """Start the gateway."""
+        self.gateway.start()
+
+    def stop(self) -> None:
+        """Stop it."""
+        self.gateway.stop()
+
+    def close(self) -> None:
+        """End all real connections."""
+        self.gateway.close()
+        super().close()
+
+
+class TapServer(_RealServer):
+    """The real Linux at the other end of a TAP device: its TCP speaks with the emulated one.
+
+    Real and virtual time go together: virtual time never runs ahead. When emulation is slower than the computer, it falls behind
+    and goes on from where it is. Nothing of such a run can be repeated.
+    """
+
+    def __init__(self, config: RunConfig, machine: Machine, wire: Wire) -> None:
+        assert config.server is not None
+        if config.mtu != TAP_MTU:
+            raise ConfigError(f"--mtu {config.mtu} cannot be used with --via tap: the device has {TAP_MTU}")
+        super().__init__(config.server)
+        self.ports = (config.server.port, config.server.mountport)
+        self.stacks: dict[str, NetStack] = {}
+        self.world: World = machine.kernel.world
+        self.fd = open_tap(TAP_NAME)
+        try:
+            mac = configure(TAP_NAME, str(ipaddress.IPv4Address(SERVER_IP)), PREFIX)
+        except ConfigError:
+            os.close(self.fd)
+            raise
+        self.port = TapPort(self.world, wire, self.fd, mac)
+        self._offset = time.monotonic_ns() - self.world.now
+        self.world.post(self.world.now, self._pump)
+
+    def _pump(self, _: object) -> None:
+        """Let real time catch up, take what the device has, and come again."""
+        world = self.world
+        ahead = world.now - (time.monotonic_ns() - self._offset)
+        if ahead > 0:
+            select.select([self.fd], [], [], ahead / 1e9)
+        elif ahead < -LAG_NS:
+            self._offset -= ahead
+        self.port.take()
+        world.post(world.now + PUMP_NS, self._pump)
+
+    def start(self) -> None:
+        """Do nothing: the real server runs."""
+
+    def stop(self) -> None:
+        """Refuse: a real server is stopped by who started it."""
+        raise ConfigError("a real server cannot be stopped from here")
+
+    def close(self) -> None:
+        """Hang up, and let the device go."""
+        super().close()
+        os.close(self.fd)
+
+
+def far_end(config: RunConfig, machine: Machine, wire: Wire) -> FarEnd:
+    """Build what the options name; ``machine`` has nothing to do with a TAP device."""
+    if config.server is None:
+        return EmulatedServer(config, machine, wire)
+    kind = TapServer if config.via == "tap" else GatewayServer
+    return kind(config, machine, wire)
