@@ -28,6 +28,7 @@ from kemu.mm.gfp import _GFP_MEMALLOC, GFP_ATOMIC, GFP_NOFS, GFP_NOIO, GFP_NOWAI
 from kemu.mm.mempool import Mempool
 from kemu.mm.page_alloc import PageAllocator
 from kemu.mm.slub import SLAB_HWCACHE_ALIGN, Slub
+from kemu_nfs.sunrpc.rpc_sysctl import SunrpcSysctls
 from kemu_nfs.sunrpc.rpc_task import (
     CALL_DONE,
     CALL_EXIT,
@@ -66,6 +67,7 @@ class RpcSched:
         self.patched = kernel.patched
         self.slub = slub
         self.async_in_caller = async_in_caller
+        self.sysctls = SunrpcSysctls(kernel)
         self.rpciod = Workqueue(kernel, "rpciod")
         self.delay_queue = RpcWaitQueue("delayq")
         self.live: dict[RpcTask, None] = {}

@@ -5,14 +5,14 @@ Interface
       ``xprt_release``, ``xprt_connect``, ``xprt_prepare_transmit``, ``xprt_transmit``, ``xprt_release_write``,
       ``xprt_adjust_timeout``. Downwards: ``send_request``, ``connect``, ``close``, ``prepare_head`` are the protocol's; it calls
       ``xprt_complete_rqst``, ``xprt_wake_pending_tasks``, ``xprt_disconnect``, ``xprt_write_space``.
-    * :class:`XprtTimeout`: TCP_TIMEOUT, UDP_TIMEOUT.
 
 Rules of this file
     * The slot table is one allocation at mount: a call needs no memory for its slot.
     * One task at a time may send: ``locked``, and ``snd_task`` says who. Whoever sent half a record and gives up the right closes
       the connection.
     * ``recv`` finds the call of a reply by xid; a call is in it from its first transmission until its reply or its end.
-    * Left out: round trip estimates, the congestion window of UDP, soft reconnect limits.
+    * A datagram transport's congestion window and round trip estimates are in xprt_cong.py, timeouts in xprt_timeout.py.
+    * Left out: soft reconnect limits.
 """
 
 from __future__ import annotations
@@ -20,39 +20,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Final
 
-import attrs
-
 from kemu.errors import KernelBug
 from kemu.kernel.errno import EAGAIN, ECONNREFUSED, ECONNRESET, EIO, ENOMEM, ENOTCONN, ETIMEDOUT
 from kemu.kernel.timer import HZ, Timer
 from kemu.kernel.workqueue import Work
 from kemu.mm.gfp import GFP_KERNEL
 from kemu_nfs.sunrpc.rpc_sched import RpcSched
+from kemu_nfs.sunrpc.rpc_sysctl import RPC_DEF_SLOT_TABLE, RPC_MAX_SLOT_TABLE, RPC_MIN_SLOT_TABLE
 from kemu_nfs.sunrpc.rpc_task import RPC_TASK_SOFT, RpcPriorityQueue, RpcRqst, RpcTask, RpcWaitQueue
+from kemu_nfs.sunrpc.xprt_timeout import TCP_TIMEOUT, UDP_TIMEOUT, XprtTimeout, XprtTimeouts
 
-RPC_DEF_SLOT_TABLE: Final = 16
-RPC_MIN_SLOT_TABLE: Final = 2
-RPC_MAX_SLOT_TABLE: Final = 128
+__all__ = ["RPC_DEF_SLOT_TABLE", "RPC_MAX_SLOT_TABLE", "SIZEOF_RPC_RQST", "TCP_TIMEOUT", "UDP_TIMEOUT", "Xprt", "XprtTimeout"]
+
 SIZEOF_RPC_RQST: Final = 300
 XS_IDLE_DISC_TO: Final = 5 * 60 * HZ
 
 
-@attrs.frozen
-class XprtTimeout:
-    """``struct rpc_timeout``, in jiffies."""
-
-    initval: int
-    maxval: int
-    increment: int
-    retries: int
-    exponential: bool
-
-
-TCP_TIMEOUT: Final = XprtTimeout(60 * HZ, 600 * HZ, 60 * HZ, 2, exponential=False)
-UDP_TIMEOUT: Final = XprtTimeout(7 * HZ // 10, 60 * HZ, 0, 5, exponential=True)
-
-
-class Xprt(ABC):
+class Xprt(XprtTimeouts, ABC):
     """``struct rpc_xprt``: one way to one server.
 
     :param slots: calls that may be on their way at once.
@@ -95,6 +79,7 @@ class Xprt(ABC):
         self.connecting = False
         self.close_wait = False
         self.shutdown = False
+        self.estimates_rtt = False
         self.swapper = 0  # [p31] added
         self.connect_timeout = 60 * HZ
         self.connects = 0
@@ -121,6 +106,9 @@ class Xprt(ABC):
     @abstractmethod
     def close(self) -> None:
         """Drop the socket."""
+
+    def set_buffer_size(self, sndsize: int, rcvsize: int) -> None:
+        """Make room for calls and replies of these sizes, where the socket does not do it by itself (rpc_setbufsize())."""
 
     @abstractmethod
     def prepare_head(self, req: RpcRqst, head: bytes) -> None:
@@ -325,10 +313,14 @@ class Xprt(ABC):
             if not self.connected:
                 task.tk_status = -ENOTCONN
             elif not req.rq_received:
-                task.tk_timeout = req.rq_timeout
+                task.tk_timeout = self.xprt_set_retrans_timeout_rtt(task, req) if self.estimates_rtt else req.rq_timeout
                 self.rpc.rpc_sleep_on(self.pending, task, None, self._xprt_timer)
             return
         task.tk_status = status
+
+    def xprt_set_retrans_timeout_rtt(self, task: RpcTask, req: RpcRqst) -> int:
+        """Return how long to wait for a reply, where round trips are estimated (xprt_cong.py)."""
+        return req.rq_timeout
 
     def _xprt_timer(self, task: RpcTask) -> None:
         """No reply in time (xprt_timer())."""
@@ -352,37 +344,6 @@ class Xprt(ABC):
         """Let the sender go on (xprt_write_space())."""
         if self.snd_task is not None:
             self.rpc.rpc_wake_up_task(self.snd_task)
-
-    # -- timeouts --------------------------------------------------------------------------------------------------------------
-
-    def _xprt_reset_majortimeo(self, req: RpcRqst) -> None:
-        """Compute when the server is declared silent (xprt_reset_majortimeo())."""
-        timeout = self.timeout
-        major = req.rq_timeout
-        if timeout.exponential:
-            major <<= timeout.retries
-        else:
-            major += timeout.increment * timeout.retries
-        if major > timeout.maxval or not major:
-            major = timeout.maxval
-        req.rq_majortimeo = major + self.sched.jiffies
-
-    def xprt_adjust_timeout(self, req: RpcRqst) -> bool:
-        """Choose the next timeout; tell whether this was a major one (xprt_adjust_timeout())."""
-        timeout = self.timeout
-        if self.sched.jiffies < req.rq_majortimeo:
-            if timeout.exponential:
-                req.rq_timeout <<= 1
-            else:
-                req.rq_timeout += timeout.increment
-            if timeout.maxval and req.rq_timeout >= timeout.maxval:
-                req.rq_timeout = timeout.maxval
-            req.rq_retries += 1
-            return False
-        req.rq_timeout = timeout.initval
-        req.rq_retries = 0
-        self._xprt_reset_majortimeo(req)
-        return True
 
     # -- the end ---------------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
-"""RPC over sockets: sending a call and receiving its reply (2.6.23 net/sunrpc/xprtsock.c).
+"""RPC over TCP: sending a call and receiving its reply (2.6.23 net/sunrpc/xprtsock.c).
 
 Interface
-    * :class:`TcpXprt`, :class:`UdpXprt`: transports. Connecting is in xs_connect.py, patch 31's swap switch in xs_swapper.py.
+    * :class:`TcpXprt`: a transport. Connecting is in xs_connect.py, patch 31's swap switch in xs_swapper.py. UdpXprt, which
+      users take from here too, is in xs_udp.py.
 
 Rules of this file
     * Only the task that has the right to send calls send_request(). Header bytes go by sendmsg, pages by sendpage: they are not
@@ -9,7 +10,7 @@ Rules of this file
     * A partial send is gone on with where it stopped (``rq_bytes_sent``). A socket without room wakes its sender by sk_write_space;
       one without memory is tried again after HZ/16.
     * The socket's callbacks run in softirq; they read, look up and wake, and never sleep.
-    * Left out: UDP pages without copy, UDP's congestion window, port mapping.
+    * Left out: port mapping.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from kemu_nfs.sunrpc.reply_stream import ReplyStream
 from kemu_nfs.sunrpc.rpc_const import RPC_LAST_STREAM_FRAGMENT
 from kemu_nfs.sunrpc.rpc_sched import RPC_RETRY_DELAY, RpcSched
 from kemu_nfs.sunrpc.rpc_task import RpcRqst, RpcTask
-from kemu_nfs.sunrpc.xprt import RPC_DEF_SLOT_TABLE, TCP_TIMEOUT, UDP_TIMEOUT, Xprt, XprtTimeout
-from kemu_nfs.sunrpc.xs_connect import XsTcpConnect, XsUdpConnect
+from kemu_nfs.sunrpc.xprt import TCP_TIMEOUT, Xprt, XprtTimeout
+from kemu_nfs.sunrpc.xs_connect import XsTcpConnect
+from kemu_nfs.sunrpc.xs_udp import UdpXprt
 
 if TYPE_CHECKING:
     from kemu_net.core.sock import Socks
     from kemu_net.ipv4.tcp import Tcp
     from kemu_net.ipv4.tcp_sock import TcpSock
-    from kemu_net.ipv4.udp import Udp, UdpSock
+    from kemu_net.ipv4.udp import Udp
+
+__all__ = ["Stack", "TcpXprt", "UdpXprt"]
 
 XS_SENDMSG_RETRIES: Final = 10
 
@@ -67,10 +71,10 @@ class TcpXprt(Xprt):
         port: int,
         *,
         timeout: XprtTimeout = TCP_TIMEOUT,
-        slots: int = RPC_DEF_SLOT_TABLE,
+        slots: int = 0,
         reply_from: Any = None,
     ) -> None:
-        super().__init__(rpc, addr, port, timeout, slots=slots, reply_from=reply_from)
+        super().__init__(rpc, addr, port, timeout, slots=slots or rpc.sysctls.tcp_slot_table_entries, reply_from=reply_from)
         self.tcp = stack.tcp
         self.socks = stack.socks
         self.inet: TcpSock | None = None
@@ -198,80 +202,3 @@ class TcpXprt(Xprt):
         if sk.sk_socket_flags & SOCK_NOSPACE:
             sk.sk_socket_flags &= ~(SOCK_NOSPACE | SOCK_ASYNC_NOSPACE)
             self.xprt_write_space()
-
-
-class UdpXprt(Xprt):
-    """A transport over UDP: one datagram per message, so no more than the MTU holds."""
-
-    prot = "udp"
-
-    def __init__(
-        self,
-        rpc: RpcSched,
-        stack: Stack,
-        addr: int,
-        port: int,
-        *,
-        timeout: XprtTimeout = UDP_TIMEOUT,
-        slots: int = RPC_DEF_SLOT_TABLE,
-        reply_from: Any = None,
-    ) -> None:
-        super().__init__(rpc, addr, port, timeout, slots=slots, reply_from=reply_from)
-        self.udp = stack.udp
-        self.socks = stack.socks
-        self.inet: UdpSock | None = None
-        self.connector = XsUdpConnect(self, stack)
-
-    def connect(self, task: RpcTask) -> None:
-        """Begin to connect (xs_connect())."""
-        self.connector.xs_connect()
-
-    def close(self) -> None:
-        """Drop the socket (xs_close())."""
-        self.connector.xs_close()
-
-    def prepare_head(self, req: RpcRqst, head: bytes) -> None:
-        """Take the call as it is: a datagram has its own length."""
-        size = len(head) + len(req.rq_tail)
-        if req.rq_pages is not None:
-            for _, _, length in req.rq_pages:
-                size += length
-        req.rq_slen = size
-        req.rq_head = head
-
-    def send_request(self, task: RpcTask) -> int:
-        """Send a call as one datagram (xs_udp_send_request())."""
-        req = task.tk_rqstp
-        assert req is not None
-        sk = self.inet
-        if sk is None:
-            return -ENOTCONN
-        parts = [req.rq_head]
-        if req.rq_pages is not None:
-            for page, offset, size in req.rq_pages:
-                parts.append((page.contents or bytes(4096))[offset : offset + size])
-        parts.append(req.rq_tail)
-        sent = self.udp.sendto(sk, b"".join(parts), self.addr, self.port)
-        if sent >= 0:
-            req.rq_bytes_sent = 0
-            return 0
-        if sent in (-EAGAIN, -ENOMEM):
-            task.tk_status = -EAGAIN
-            self.rpc.rpc_delay(task, RPC_RETRY_DELAY, -EAGAIN)
-            return -EAGAIN
-        return sent
-
-    def xs_udp_data_ready(self, sk: UdpSock) -> None:
-        """Read the datagrams that are there (xs_udp_data_ready()); from softirq. What is no reply of ours is dropped."""
-        if sk is not self.inet or self.shutdown:
-            return
-        while True:
-            answer = self.udp.recvfrom(sk, nonblock=True)
-            if isinstance(answer, int):
-                return
-            data, saddr, sport = answer
-            if len(data) < 4 or saddr != self.addr or sport != self.port:
-                continue
-            req = self.recv.get(int.from_bytes(data[:4], "big"))
-            if req is not None and req.rq_task is not None:
-                self.xprt_complete_rqst(req, bytes(data[: req.rq_task.tk_proc.limit]))

@@ -18,7 +18,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kemu.kernel.errno import EADDRINUSE, EALREADY, ECONNREFUSED, ECONNRESET, EINPROGRESS, EIO, ENOMEM
 from kemu.kernel.task import PF_MEMALLOC, tsk_restore_flags
@@ -29,14 +29,15 @@ from kemu_net.ipv4.tcp_states import TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RE
 
 if TYPE_CHECKING:
     from kemu_net.core.sock import Sock
+    from kemu_net.ipv4.tcp import Tcp
     from kemu_net.ipv4.tcp_sock import TcpSock
-    from kemu_net.ipv4.udp import UdpSock
-    from kemu_nfs.sunrpc.xprtsock import Stack, TcpXprt, UdpXprt
+    from kemu_net.ipv4.udp import Udp, UdpSock
+    from kemu_nfs.sunrpc.rpc_sysctl import SunrpcSysctls
+    from kemu_nfs.sunrpc.xprtsock import Stack, TcpXprt
+    from kemu_nfs.sunrpc.xs_udp import UdpXprt
 
 XS_TCP_INIT_REEST_TO: Final = 3 * HZ
 XS_TCP_MAX_REEST_TO: Final = 300 * HZ
-XS_MIN_RESVPORT: Final = 665
-XS_MAX_RESVPORT: Final = 1023
 TCP_NAGLE_OFF: Final = 1
 
 
@@ -54,7 +55,8 @@ class XsTcpConnect:
         self.sched = xprt.sched
         self.tcp = stack.tcp
         self.socks = stack.socks
-        self.local_port = xprt.kernel.rng.randrange(XS_MIN_RESVPORT, XS_MAX_RESVPORT + 1)
+        self.ports = xprt.rpc.sysctls
+        self.local_port = xprt.kernel.rng.randrange(self.ports.min_resvport, self.ports.max_resvport + 1)
         self.reestablish_timeout = XS_TCP_INIT_REEST_TO
         self.worker_memalloc = True
         self.early_memalloc = True
@@ -114,12 +116,7 @@ class XsTcpConnect:
 
     def _xs_bind(self, sk: TcpSock) -> int:
         """Bind to the reserved port that we had, or the next lower one that is free (xs_bind4())."""
-        error = -EADDRINUSE
-        for _ in range(XS_MIN_RESVPORT, XS_MAX_RESVPORT + 1):
-            error = self.tcp.bind(sk, 0, self.local_port)
-            if error != -EADDRINUSE:
-                return error
-            self.local_port = self.local_port - 1 if self.local_port > XS_MIN_RESVPORT else XS_MAX_RESVPORT
+        error, self.local_port = xs_bind4(self.tcp, sk, self.local_port, self.ports)
         return error
 
     def _xs_tcp_reuse_connection(self, sk: TcpSock) -> bool:
@@ -204,6 +201,8 @@ class XsUdpConnect:
         self.softirq = xprt.kernel.softirq
         self.udp = stack.udp
         self.socks = stack.socks
+        self.ports = xprt.rpc.sysctls
+        self.local_port = xprt.kernel.rng.randrange(self.ports.min_resvport, self.ports.max_resvport + 1)
         self.worker_memalloc = True
         self.connect_worker = Work("xs_udp_connect_worker4", self._xs_udp_connect_worker4)
 
@@ -234,6 +233,10 @@ class XsUdpConnect:
         sk = self.udp.sock_create()
         if sk is None:
             return -ENOMEM
+        error, self.local_port = xs_bind4(self.udp, sk, self.local_port, self.ports)
+        if error:
+            self.udp.close(sk)
+            return error
         self._xs_udp_finish_connecting(sk)
         return 0
 
@@ -247,6 +250,7 @@ class XsUdpConnect:
         self.softirq.local_bh_disable()
         sk.sk_user_data = xprt
         sk.sk_data_ready = xprt.xs_udp_data_ready
+        sk.sk_write_space = xprt.xs_udp_write_space
         sk.sk_allocation = GFP_ATOMIC
         xprt.inet = sk
         xprt.connected = True
@@ -259,6 +263,7 @@ class XsUdpConnect:
         self.softirq.local_bh_enable()
         if self.patched.nfs_enable_swap and xprt.swapper:  # [p31]
             self.socks.sk_set_memalloc(sk)
+        xprt.xs_udp_do_set_buffer_size(sk)
         xprt.judge.progress()
 
     def xs_close(self) -> None:
@@ -270,7 +275,19 @@ class XsUdpConnect:
         self.xprt.connected = False
         sk.sk_user_data = None
         sk.sk_data_ready = self.socks.sock_def_readable
+        sk.sk_write_space = _no_write_space
         self.udp.close(sk)
+
+
+def xs_bind4(family: Tcp | Udp, sk: Any, port: int, ports: SunrpcSysctls) -> tuple[int, int]:
+    """Bind to a reserved port, or the next lower one that is free: (0 or -errno, the port) (xs_bind4())."""
+    error = -EADDRINUSE
+    for _ in range(ports.min_resvport, ports.max_resvport + 1):
+        error = family.bind(sk, 0, port)
+        if error != -EADDRINUSE:
+            break
+        port = port - 1 if port > ports.min_resvport else ports.max_resvport
+    return error, port
 
 
 def _no_write_space(sk: Sock) -> None:

@@ -31,7 +31,8 @@ class NfsGround:
         self.wire = Wire(self.world, **(wire or {}))
         self.stack = self._stack(self.machine, bytes((2, 0, 0, 0, 0, 1)), CLIENT_IP)
         self.server_stack = self._stack(self.server_machine, bytes((2, 0, 0, 0, 0, 2)), SERVER_IP)
-        self.nfsd = make_nfsd(self.server_machine.kernel, self.server_stack.tcp, SERVER_IP)
+        udp = self.server_stack.udp if mount.get("proto") == "udp" else None
+        self.nfsd = make_nfsd(self.server_machine.kernel, self.server_stack.tcp, SERVER_IP, udp=udp)
         self.nfsd.start()
         self.mount = NfsMount(self.machine, self.stack, SERVER_IP, **mount)
         self.kernel = self.machine.kernel

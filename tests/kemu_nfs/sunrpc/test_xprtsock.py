@@ -1,4 +1,4 @@
-"""Sending over TCP in pieces, receiving, room and memory on the socket; and UDP."""
+"""Sending over TCP in pieces, receiving, room and memory on the socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kemu.kernel.errno import EAGAIN, ECONNRESET, ENOMEM, EPIPE
 from kemu_net.core.sock import SOCK_ASYNC_NOSPACE, SOCK_NOSPACE
 from kemu_nfs.sunrpc.rpc_task import RPC_TASK_ASYNC, RpcProc
-from kemu_nfs.sunrpc.xprtsock import TcpXprt, UdpXprt
+from kemu_nfs.sunrpc.xprtsock import TcpXprt
 from rpc_ground import ACCEPTED, MS, SECOND, RpcGround
 
 
@@ -244,82 +244,6 @@ def test_no_bytes_from_the_server_raise_anything(pieces):
         ground.xprt.check()
     finally:
         ground.kernel.shutdown()
-
-
-class FakeUdp:
-    def __init__(self) -> None:
-        self.sent = []
-        self.datagrams = []
-        self.result = None
-
-    def sock_create(self):
-        return FakeSock()
-
-    def sendto(self, sk, data, daddr, dport):
-        if self.result is not None:
-            result, self.result = self.result, None
-            return result
-        self.sent.append((data, daddr, dport))
-        return len(data)
-
-    def recvfrom(self, sk, nonblock):
-        return self.datagrams.pop(0) if self.datagrams else -EAGAIN
-
-    def close(self, sk):
-        pass
-
-
-class Datagrams(RpcGround):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack = FakeStack()
-        self.stack.udp = FakeUdp()
-        self.stack.socks = type("Socks", (), {"sock_def_readable": None})
-        self.xprt = self.clnt.xprt = UdpXprt(self.rpc, self.stack, 9, 2049)
-
-
-@pytest.fixture
-def udp():
-    g = Datagrams()
-    yield g
-    g.kernel.shutdown()
-
-
-def udp_reply(udp, source=(9, 2049)):
-    (xid,) = udp.xprt.recv
-    udp.stack.udp.datagrams.append((xid.to_bytes(4, "big") + ACCEPTED + b"okay", *source))
-    udp.xprt.xs_udp_data_ready(udp.xprt.inet)
-    udp.run_for(MS)
-
-
-def test_a_datagram_is_a_call_without_a_mark(udp):
-    udp.start("a", b"args")
-    udp.run_for(MS)
-    ((data, daddr, dport),) = udp.stack.udp.sent
-    assert (daddr, dport) == (9, 2049)
-    assert data[4:8] == bytes(4)
-    assert data.endswith(b"args")
-    udp_reply(udp)
-    assert udp.ops.done == [("a", 0, b"okay")]
-
-
-def test_datagrams_of_others_and_scraps_are_dropped(udp):
-    udp.start("a")
-    udp.run_for(MS)
-    udp.stack.udp.datagrams = [(b"abc", 9, 2049), (b"\xff" * 30, 9, 2049)]
-    udp_reply(udp, source=(8, 2049))
-    assert udp.ops.done == []
-    udp_reply(udp)
-    assert len(udp.ops.done) == 1
-
-
-def test_a_datagram_without_memory_is_tried_again(udp):
-    udp.stack.udp.result = -ENOMEM
-    udp.start("a")
-    udp.run_for(30 * MS)
-    assert udp.stack.udp.sent == []
-    udp.run_for(60 * MS)
-    assert len(udp.stack.udp.sent) == 1
 
 
 def test_tasks_of_both_kinds_are_asynchronous(ground):

@@ -8,7 +8,9 @@ import pytest
 
 from kemu.kernel.errno import EADDRINUSE, ENOMEM
 from kemu.kernel.task import PF_MEMALLOC
-from kemu_nfs.sunrpc.xs_connect import XS_MAX_RESVPORT, XS_MIN_RESVPORT, XS_TCP_INIT_REEST_TO
+from kemu_nfs.sunrpc.rpc_sysctl import RPC_DEF_MAX_RESVPORT as XS_MAX_RESVPORT
+from kemu_nfs.sunrpc.rpc_sysctl import RPC_DEF_MIN_RESVPORT as XS_MIN_RESVPORT
+from kemu_nfs.sunrpc.xs_connect import XS_TCP_INIT_REEST_TO
 from nfs_ground import SECOND, mounted, nfs_ground
 
 
