@@ -60,7 +60,7 @@ class NfsMount:
 
     :param server_ip: the server's IPv4 address as an int.
     :param uid: who mounts; root as a rule.
-    :param slots: calls that may be on their way at once (the sysctl tcp_slot_table_entries).
+    :param slots: calls that may be on their way at once; 0: as the sysctl sunrpc.tcp_slot_table_entries (udp_...) says.
     :param options: what else is asked for; None: what the keywords of the same names say.
     :param mountpoint: where it lies, for /proc/mounts.
     :param modules: the machine's NfsModule, if it has mounted before.
@@ -78,7 +78,7 @@ class NfsMount:
         proto: str = "tcp",
         uid: int = 0,
         gid: int = 0,
-        slots: int = RPC_DEF_SLOT_TABLE,
+        slots: int = 0,
         soft: bool = False,
         rsize: int = 0,
         wsize: int = 0,
@@ -205,6 +205,7 @@ class NfsMount:
         payload = nfs_block_size(_MAX_UDP if self.options.proto == "udp" else 1 << 31)
         server.rsize = self._fit(self.options.rsize, info.rtpref, info.rtmax, payload)
         server.wsize = self._fit(self.options.wsize, info.wtpref, info.wtmax, payload)
+        self.xprt.set_buffer_size(server.wsize, server.rsize)
         server.bdi.ra_pages = -(-server.rsize // PAGE_SIZE) * NFS_MAX_READAHEAD
         self.dir.dtsize = min(power_of_two(nfs_block_size(info.dtpref)), PAGE_SIZE, server.rsize)
 
@@ -234,7 +235,7 @@ class NfsMount:
         self.proc.vanish()
         self.dir.forget_all()
         self.dir.root = None
-        self.xprt.xprt_destroy()
+        self.client.rpc_shutdown_client()
         self.server.destroy()
         self.auth.destroy()
         return error

@@ -316,8 +316,8 @@ def _decode_commit(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
 
 
 PROC_NULL: Final = RpcProc("NULL", c.NFS3PROC_NULL, encode_raw, decode_null)
-PROC_GETATTR: Final = RpcProc("GETATTR", c.NFS3PROC_GETATTR, encode_raw, _decode_getattr)
+PROC_GETATTR: Final = RpcProc("GETATTR", c.NFS3PROC_GETATTR, encode_raw, _decode_getattr, p_timer=1)
 PROC_SETATTR: Final = RpcProc("SETATTR", c.NFS3PROC_SETATTR, encode_raw, decode_wcc)
-PROC_READ: Final = RpcProc("READ", c.NFS3PROC_READ, _encode_read, _decode_read, 1024, (1 << 20) + NFS3_READ_OVERHEAD)
-PROC_WRITE: Final = RpcProc("WRITE", c.NFS3PROC_WRITE, _encode_write, _decode_write)
-PROC_COMMIT: Final = RpcProc("COMMIT", c.NFS3PROC_COMMIT, encode_raw, _decode_commit)
+PROC_READ: Final = RpcProc("READ", c.NFS3PROC_READ, _encode_read, _decode_read, 1024, (1 << 20) + NFS3_READ_OVERHEAD, p_timer=3)
+PROC_WRITE: Final = RpcProc("WRITE", c.NFS3PROC_WRITE, _encode_write, _decode_write, p_timer=4)
+PROC_COMMIT: Final = RpcProc("COMMIT", c.NFS3PROC_COMMIT, encode_raw, _decode_commit, p_timer=5)

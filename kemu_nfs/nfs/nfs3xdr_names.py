@@ -272,9 +272,9 @@ def _decode_mnt(reply: bytes, offset: int, _args: bytes) -> Nfs3Result:
     return result
 
 
-PROC_LOOKUP: Final = RpcProc("LOOKUP", c.NFS3PROC_LOOKUP, encode_raw, _decode_lookup)
-PROC_ACCESS: Final = RpcProc("ACCESS", c.NFS3PROC_ACCESS, encode_raw, _decode_access)
-PROC_READLINK: Final = RpcProc("READLINK", c.NFS3PROC_READLINK, encode_raw, _decode_readlink)
+PROC_LOOKUP: Final = RpcProc("LOOKUP", c.NFS3PROC_LOOKUP, encode_raw, _decode_lookup, p_timer=2)
+PROC_ACCESS: Final = RpcProc("ACCESS", c.NFS3PROC_ACCESS, encode_raw, _decode_access, p_timer=1)
+PROC_READLINK: Final = RpcProc("READLINK", c.NFS3PROC_READLINK, encode_raw, _decode_readlink, p_timer=3)
 PROC_CREATE: Final = RpcProc("CREATE", c.NFS3PROC_CREATE, encode_raw, _decode_create)
 PROC_MKDIR: Final = RpcProc("MKDIR", c.NFS3PROC_MKDIR, encode_raw, _decode_create)
 PROC_SYMLINK: Final = RpcProc("SYMLINK", c.NFS3PROC_SYMLINK, encode_raw, _decode_create)
@@ -282,8 +282,10 @@ PROC_REMOVE: Final = RpcProc("REMOVE", c.NFS3PROC_REMOVE, encode_raw, decode_wcc
 PROC_RMDIR: Final = RpcProc("RMDIR", c.NFS3PROC_RMDIR, encode_raw, decode_wcc)
 PROC_RENAME: Final = RpcProc("RENAME", c.NFS3PROC_RENAME, encode_raw, _decode_rename)
 PROC_LINK: Final = RpcProc("LINK", c.NFS3PROC_LINK, encode_raw, _decode_link)
-PROC_READDIR: Final = RpcProc("READDIR", c.NFS3PROC_READDIR, encode_raw, _decode_readdir, 1024, READDIR_LIMIT)
-PROC_READDIRPLUS: Final = RpcProc("READDIRPLUS", c.NFS3PROC_READDIRPLUS, encode_raw, _decode_readdirplus, 1024, READDIR_LIMIT)
+PROC_READDIR: Final = RpcProc("READDIR", c.NFS3PROC_READDIR, encode_raw, _decode_readdir, 1024, READDIR_LIMIT, p_timer=3)
+PROC_READDIRPLUS: Final = RpcProc(
+    "READDIRPLUS", c.NFS3PROC_READDIRPLUS, encode_raw, _decode_readdirplus, 1024, READDIR_LIMIT, p_timer=3
+)
 PROC_FSSTAT: Final = RpcProc("FSSTAT", c.NFS3PROC_FSSTAT, encode_raw, _decode_fsstat)
 PROC_FSINFO: Final = RpcProc("FSINFO", c.NFS3PROC_FSINFO, encode_raw, _decode_fsinfo)
 PROC_PATHCONF: Final = RpcProc("PATHCONF", c.NFS3PROC_PATHCONF, encode_raw, _decode_pathconf)
