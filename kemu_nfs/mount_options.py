@@ -123,6 +123,8 @@ def mount_options(text: str) -> MountOptions:
             values["proto"] = value
         elif name == "actimeo":
             seconds = _number(word, value)
+            if seconds > _MAX_SECONDS:
+                raise ConfigError(f"{word!r} cannot be: it is a whole number from 0 to {_MAX_SECONDS}")
             values.update(dict.fromkeys(("acregmin", "acregmax", "acdirmin", "acdirmax"), seconds))
         elif name in _RANGES:
             values[name] = _number(word, value)
