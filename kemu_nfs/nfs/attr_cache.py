@@ -172,9 +172,14 @@ class AttrCache:
         return 0
 
     def _invalidate_mapping(self, nfsi: NfsInode) -> int:
-        """Drop all cached pages (nfs_invalidate_mapping_nolock())."""
+        """Drop all cached pages (nfs_invalidate_mapping_nolock()).
+
+        A page that waits for a COMMIT cannot be dropped. The base fails with -EIO then; later kernels commit first, and so do we.
+        """
         if nfsi.mapping.nrpages:
-            error = self.filemap.invalidate_inode_pages2(nfsi.mapping)
+            assert nfsi.server.a_ops is not None
+            error = nfsi.server.a_ops.write.nfs_wb_all(nfsi) if nfsi.npages else 0
+            error = error or self.filemap.invalidate_inode_pages2(nfsi.mapping)
             if error < 0:
                 return error
         nfsi.cache_validity &= ~NFS_INO_INVALID_DATA
