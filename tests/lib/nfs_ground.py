@@ -22,7 +22,9 @@ CLIENT_IP, SERVER_IP = 0x0A000001, 0x0A000002
 class NfsGround:
     """Two machines, a wire, a server with one export, and a mount (not yet mounted)."""
 
-    def __init__(self, *, patches="all", fixes="all", mem=32 * MIB, cpus=1, seed=0, wire=None, overrides=None, **mount):
+    def __init__(
+        self, *, patches="all", fixes="all", mem=32 * MIB, cpus=1, seed=0, wire=None, overrides=None, server=None, **mount
+    ):
         self.world = World(seed)
         self.machine = Machine(
             MachineConfig("client", mem, cpus, patches=patches, fixes=fixes, overrides=overrides or {}), world=self.world
@@ -32,7 +34,7 @@ class NfsGround:
         self.stack = self._stack(self.machine, bytes((2, 0, 0, 0, 0, 1)), CLIENT_IP)
         self.server_stack = self._stack(self.server_machine, bytes((2, 0, 0, 0, 0, 2)), SERVER_IP)
         udp = self.server_stack.udp if mount.get("proto") == "udp" else None
-        self.nfsd = make_nfsd(self.server_machine.kernel, self.server_stack.tcp, SERVER_IP, udp=udp)
+        self.nfsd = make_nfsd(self.server_machine.kernel, self.server_stack.tcp, SERVER_IP, udp=udp, **(server or {}))
         self.nfsd.start()
         self.mount = NfsMount(self.machine, self.stack, SERVER_IP, **mount)
         self.kernel = self.machine.kernel
