@@ -164,7 +164,7 @@ class NfsModule:
             self.page_alloc,
         )
 
-    def _set_congestion_kb(self, kb: int, _index: int) -> None:
+    def _set_congestion_kb(self, kb: int) -> None:
         """Take a new limit; a queue learns of it when its next page comes or goes."""
         self.congestion_kb = kb
         for server in self.servers:
