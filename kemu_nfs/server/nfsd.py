@@ -221,6 +221,9 @@ class Nfsd(NfsdThreads):
         if sk is None:
             self.kernel.printk("nfsd: no memory for a UDP socket", "err")
             return
+        # svc_sock_setbufsize(): a call and a reply of each thread fit, and three more; the socket counts what skbs really take
+        room = 2 * (self.threads + 3) * (self.server.nfs.rsize + RECORD_SLACK)
+        sk.sk_sndbuf = sk.sk_rcvbuf = max(room, sk.sk_sndbuf, sk.sk_rcvbuf)
         while life == self.life and udp.bind(sk, self.ip, port):
             self.sched.usleep(LISTEN_RETRY_NS, ("server", self))
         self.udp_socks.append(sk)

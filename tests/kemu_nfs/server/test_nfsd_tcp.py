@@ -265,3 +265,21 @@ def test_a_record_in_many_fragments_is_one_call(pair, speaker):
         replies = reader.feed(home.tcp.recvmsg(sk, 65536))
     assert replies[0][24:28] == bytes(4)
     assert home.inode.read_data(0, 4096) == b"f" * 4096
+
+
+def test_as_many_large_datagrams_as_there_are_threads_find_room(pair, speaker):
+    """svc_sock_setbufsize(): with the buffers of any socket some of the calls or replies would be lost."""
+    home = pair()
+    home.start()
+    udp = home.client.net.udp
+    sk = udp.sock_create()
+    sk.sk_rcvbuf = sk.sk_sndbuf = 1 << 21
+    udp.sendto(sk, speaker.record(0), IP_B, PORT)
+    udp.recvfrom(sk)
+    calls = [speaker.record(7, speaker.write_args(home.inode.handle, 32768 * n, bytes([n + 1]) * 32768)) for n in range(8)]
+    calls += [speaker.record(6, speaker.opaque(home.inode.handle) + bytes(8) + speaker.words(32768)) for _ in range(8)]
+    for call in calls:
+        assert udp.sendto(sk, call, IP_B, PORT) == len(call)
+    home.run(100)
+    replies = [udp.recvfrom(sk, nonblock=True) for _ in calls]
+    assert sorted(reply[0][:4] for reply in replies) == [call[:4] for call in calls]
