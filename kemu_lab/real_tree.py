@@ -26,14 +26,14 @@ import stat
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from kemu.errors import ConfigError
 from kemu_lab.real_files import RealFiles
 from kemu_lab.real_node import RealNode, status_of
 from kemu_lab.statx import statx
 from kemu_nfs.server.cred import Cred
-from kemu_nfs.server.tree import FIRST_COOKIE, FsStat, check_name
+from kemu_nfs.server.tree import FIRST_COOKIE, Entry, FsStat, check_name
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3DIR,
     NF3FIFO,
@@ -51,8 +51,6 @@ from kemu_nfs.sunrpc.nfs3_const import (
 MAX_LISTED = 8  # directories whose names are kept between two READDIRs
 _OPEN_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-Listing = list[tuple[int, bytes, int]]  # cookie, name, inode number
 
 
 def cookie_of(name: bytes) -> int:
@@ -80,7 +78,7 @@ class RealTree(RealFiles):
     ) -> None:
         super().__init__(directory, durable=durable, keep_undo=keep_undo, clock=clock)
         self._exported: list[RealNode] = []
-        self._listings: OrderedDict[bytes, Listing] = OrderedDict()
+        self._listings: OrderedDict[bytes, list[Entry]] = OrderedDict()
 
     def owner(self) -> Cred | None:
         """Tell as whom all callers act: this process's user; None for root, who can act as each."""
@@ -117,22 +115,20 @@ class RealTree(RealFiles):
         status = check_name(name)
         return (status, None) if status else self.step(folder, name)
 
-    def entries(self, folder: RealNode, cookie: int) -> Iterator[tuple[int, bytes, int]]:
+    def entries(self, folder: RealNode, cookie: int) -> tuple[int, list[Entry]]:
         """List the names after ``cookie``; a directory is read when its listing begins, and again if that was forgotten."""
         listing = self._listings.get(folder.handle)
         if listing is None or cookie < FIRST_COOKIE:
-            listing = self._listings[folder.handle] = self._listing(folder)
+            try:
+                with self.inside(folder) as fd:
+                    found = self._entries_of(fd)
+            except OSError as error:
+                return status_of(error), []
+            listing = self._listings[folder.handle] = sorted((cookie_of(name), name, ino) for name, ino, _ in found)
             if len(self._listings) > MAX_LISTED:
                 self._listings.popitem(last=False)
         self._listings.move_to_end(folder.handle)
-        return iter(listing[bisect_right(listing, (cookie, b"\xff" * 256, 0)) :])
-
-    def _listing(self, folder: RealNode) -> Listing:
-        try:
-            with self.inside(folder) as fd:
-                return sorted((cookie_of(name), name, ino) for name, ino, _ in self._entries_of(fd))
-        except OSError:
-            return []  # who asked may read it, but this process may not
+        return NFS3_OK, listing[bisect_right(listing, (cookie, b"\xff" * 256, 0)) :]
 
     # new names
 
@@ -330,7 +326,10 @@ class RealTree(RealFiles):
 
     def statfs(self) -> FsStat:
         """Tell how full it is; what this process may use is what a client may."""
-        full = os.fstatvfs(self.root_fd)
+        try:
+            full = os.fstatvfs(self.root_fd)
+        except OSError:
+            return FsStat(0, 0, 0, 0, 0, 0)  # FSSTAT cannot fail for a handle that is right
         return FsStat(
             full.f_blocks * full.f_frsize,
             full.f_bfree * full.f_frsize,

@@ -15,12 +15,12 @@ Rules of this file
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 from kemu.errors import KernelBug
 from kemu_nfs.server.cred import Cred
 from kemu_nfs.server.inode import BLOCK_SHIFT, Inode
-from kemu_nfs.server.tree import LINK_MAX, FsStat, Sattr3, block_range, check_name
+from kemu_nfs.server.tree import LINK_MAX, Entry, FsStat, Sattr3, block_range, check_name
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3DIR,
     NF3LNK,
@@ -310,9 +310,11 @@ class FileTree:
             inode = inode.parent
         return True
 
-    def entries(self, folder: Inode, cookie: int) -> Iterator[tuple[int, bytes, int]]:
+    def entries(self, folder: Inode, cookie: int) -> tuple[int, Iterable[Entry]]:
         """List (cookie, name, fileid) of the names after ``cookie``."""
-        return ((entry.cookie, entry.name, entry.inode.fileid) for entry in folder.entries.values() if entry.cookie > cookie)
+        return NFS3_OK, (
+            (entry.cookie, entry.name, entry.inode.fileid) for entry in folder.entries.values() if entry.cookie > cookie
+        )
 
     # data and attributes
 

@@ -15,7 +15,8 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from itertools import chain
 
 from kemu_nfs.server.cred import MAY_EXEC, MAY_READ, MAY_WRITE, permitted
 from kemu_nfs.server.nfs3_attr import (
@@ -31,7 +32,7 @@ from kemu_nfs.server.nfs3_attr import (
 )
 from kemu_nfs.server.nfs3_file import FileProcedures
 from kemu_nfs.server.program import Call
-from kemu_nfs.server.tree import HANDLE_SIZE, Node, Sattr3
+from kemu_nfs.server.tree import HANDLE_SIZE, Entry, Node, Sattr3
 from kemu_nfs.sunrpc.nfs3_const import (
     NF3BLK,
     NF3CHR,
@@ -301,8 +302,9 @@ class DirProcedures(FileProcedures):
                 status = NFS3ERR_BAD_COOKIE
         listed, eof = Packer(), True
         if folder is not None and not status:
-            eof = self._fill(listed, folder, cookie, min(count, self.rsize), dircount)
-            if not eof and not listed.parts:
+            status, names = self.tree.entries(folder, cookie)
+            eof = self._fill(listed, folder, chain(self._dots(folder, cookie), names), min(count, self.rsize), dircount)
+            if not status and not eof and not listed.parts:
                 status = NFS3ERR_TOOSMALL
         out.pack_uint(status)
         pack_post_op_attr(out, folder, self.tree.fsid)
@@ -312,14 +314,14 @@ class DirProcedures(FileProcedures):
             out.pack_bool(False)
             out.pack_bool(eof)
 
-    def _fill(self, out: Packer, folder: Node, cookie: int, room: int, dircount: int | None) -> bool:
+    def _fill(self, out: Packer, folder: Node, names: Iterable[Entry], room: int, dircount: int | None) -> bool:
         """Write the entries of one answer; tell whether none is left.
 
         ``dircount`` counts names, numbers and cookies only; at least one entry comes, however small it is (it is a hint).
         """
         room -= LIST_FRAME
         told = 0
-        for number, name, fileid in self._names(folder, cookie):
+        for number, name, fileid in names:
             size = ENTRY + (len(name) + 3 & ~3)
             inode: Node | None = None
             if dircount is not None:
@@ -342,11 +344,8 @@ class DirProcedures(FileProcedures):
                 pack_post_op_fh(out, inode)
         return True
 
-    def _names(self, folder: Node, cookie: int) -> Iterator[tuple[int, bytes, int]]:
-        """List all names after ``cookie``, ``.`` and ``..`` first."""
-        if cookie < 1:
-            yield 1, b".", folder.fileid
-        if cookie < 2:
-            _, parent = self.tree.lookup(folder, b"..")
-            yield 2, b"..", folder.fileid if parent is None else parent.fileid
-        yield from self.tree.entries(folder, cookie)
+    def _dots(self, folder: Node, cookie: int) -> list[Entry]:
+        """List the two names that every directory has, as far as they lie after ``cookie``."""
+        _, parent = self.tree.lookup(folder, b"..")
+        dots = [(1, b".", folder.fileid), (2, b"..", folder.fileid if parent is None else parent.fileid)]
+        return dots[min(cookie, 2) :]

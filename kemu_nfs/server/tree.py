@@ -13,7 +13,7 @@ Rules of this file
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import attrs
@@ -28,6 +28,7 @@ MAX_FILE_SIZE = (1 << 63) - 1
 NOBODY_ID = 0xFFFFFFFF  # (uid_t)-1: "leave it alone" to chown(), so nobody's number
 
 FIRST_COOKIE = 3  # READDIR: 1 is ".", 2 is ".."
+Entry = tuple[int, bytes, int]  # cookie, name, fileid
 
 
 @attrs.define(eq=False)
@@ -105,7 +106,7 @@ class Tree(Protocol):
         """Find a name, ``.`` and ``..`` too."""
         ...
 
-    def entries(self, folder: Any, cookie: int) -> Iterator[tuple[int, bytes, int]]:
+    def entries(self, folder: Any, cookie: int) -> tuple[int, Iterable[Entry]]:
         """List (cookie, name, fileid) of the names after ``cookie``, in the order of their cookies, without ``.`` and ``..``."""
         ...
 

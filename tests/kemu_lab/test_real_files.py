@@ -208,22 +208,22 @@ def test_a_directory_is_listed_in_pieces_while_it_changes(tree, tmp_path):
     for number in range(50):
         (tmp_path / f"f{number}").write_bytes(b"")
     listed = sorted((cookie_of(b"f%d" % number), b"f%d" % number) for number in range(50))
-    first = [(cookie, name) for cookie, name, _ in tree.entries(tree.root, 0)][:20]
+    first = [(cookie, name) for cookie, name, _ in tree.entries(tree.root, 0)[1]][:20]
     assert first == listed[:20]
     (tmp_path / os.fsdecode(first[3][1])).unlink()
     (tmp_path / "new").write_bytes(b"")
     other = RealTree(str(tmp_path), durable=False)
     for each in (tree, other):
-        rest = [name for _, name, _ in each.entries(each.root, first[-1][0])]
+        rest = [name for _, name, _ in each.entries(each.root, first[-1][0])[1]]
         assert [name for name in rest if name != b"new"] == [name for _, name in listed[20:]]
     other.close()
-    assert b"new" in [name for _, name, _ in tree.entries(tree.root, 0)]
+    assert b"new" in [name for _, name, _ in tree.entries(tree.root, 0)[1]]
 
 
 def test_names_need_not_be_text(tree, tmp_path):
     name = bytes(byte for byte in range(1, 256) if byte != 0x2F)[:200]
     _, node = tree.create(tree.root, name, 0o600, ME)
-    assert [found for _, found, _ in tree.entries(tree.root, 0)] == [name]
+    assert [found for _, found, _ in tree.entries(tree.root, 0)[1]] == [name]
     assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [name]
     assert tree.lookup(tree.root, name) == (NFS3_OK, node)
 
@@ -269,6 +269,8 @@ USER = """
     closed = client.lookup(top, b"closed")
     assert client.status(3, opaque(closed) + opaque(b"x")) == 13
     assert client.status(12, opaque(closed) + opaque(b"x")) == 13
+    unread = client.lookup(top, b"unread")
+    assert client.status(16, opaque(unread) + struct.pack("!16xI", 4096)) == 13
     print("ok")
 """
 
@@ -281,6 +283,8 @@ def test_a_server_that_is_not_root_may_what_its_user_may():
         Path(path, "foreign").write_bytes(b"")
         Path(path, "foreign").chmod(0o644)
         Path(path, "closed").mkdir(0o700)
+        Path(path, "unread").mkdir()
+        Path(path, "unread").chmod(0o711)
         program = textwrap.dedent(USER).format(path=sys.path)
         done = subprocess.run([sys.executable, "-c", program, path], check=False, capture_output=True, text=True, timeout=60)
         assert done.stdout == "ok\n", done.stderr

@@ -27,7 +27,7 @@ from kemu_nfs.sunrpc.nfs3_const import (
     NFS3ERR_NOTSUPP,
     NFS3ERR_STALE,
 )
-from nfs_speaker import Client, opaque, sattr, words
+from nfs_speaker import Client, opaque, right_args, sattr, words
 
 AS_ROOT = os.geteuid() == 0
 ME = Cred(os.geteuid(), os.getegid(), tuple(os.getgroups()))
@@ -346,5 +346,31 @@ def test_no_name_reaches_anything_outside(todo):
         for handle in handles:
             status, node = tree.find(handle)
             assert status or node.fileid in inside_inodes
+        tree.check()
+        tree.close()
+
+
+numbers = st.sampled_from([0, 1, 2, 3, 7, 64, 255, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFC, 0xFFFFFFFF])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 21), st.lists(st.tuples(st.integers(10, 45), numbers), min_size=1, max_size=3), st.booleans())
+def test_any_word_of_a_call_may_be_anything(proc, changes, keep_undo):
+    """The real directory answers, keeps serving, and what it refused changed nothing."""
+    with directory() as path:
+        tree = RealTree(path, durable=False, keep_undo=keep_undo)
+        client = Client(NfsServer(tree, exports=(Export("/export", at="/"),), all_as=tree.owner()), ME.uid, ME.gid)
+        top = client.mnt()
+        file, folder = client.create(top, b"file"), client.mkdir(top, b"folder")
+        client.write(file, 0, b"data" * 100)
+        record = bytearray(client.record(proc, right_args(proc, folder, file)))
+        for place, value in changes:
+            at = 4 * place % (len(record) // 4 * 4)
+            record[at : at + 4] = value.to_bytes(4, "big")
+        before = below(path)
+        reply = client.send(bytes(record))
+        if reply is None or reply[8:12] != bytes(4) or reply[20:24] != bytes(4) or reply[24:28] != bytes(4):
+            assert below(path) == before
+        assert client.getattr(top).type == 2
         tree.check()
         tree.close()

@@ -33,6 +33,31 @@ def sattr(mode=None, uid=None, gid=None, size=None, atime=None, mtime=None):
     return b"".join(parts)
 
 
+def right_args(proc, folder, file, name=b"name"):
+    """Give the arguments of a call as it should be."""
+    name = opaque(name)
+    where = opaque(folder)
+    return {
+        0: b"",
+        2: opaque(file) + sattr(mode=0o600, size=5, mtime=3) + words(1, 2, 3),
+        3: where + name,
+        4: opaque(file) + words(63),
+        6: opaque(file) + struct.pack("!QI", 0, 100),
+        7: opaque(file) + struct.pack("!QII", 0, 8, 2) + opaque(b"12345678"),
+        8: where + name + words(1) + sattr(mode=0o600, size=9),
+        9: where + name + sattr(mode=0o700),
+        10: where + name + sattr() + opaque(b"to"),
+        11: where + name + words(4) + sattr() + words(1, 2),
+        12: where + name,
+        13: where + name,
+        14: where + name + where + opaque(b"other"),
+        15: opaque(file) + where + name,
+        16: where + struct.pack("!Q8xI", 0, 4096),
+        17: where + struct.pack("!Q8xII", 0, 4096, 4096),
+        21: opaque(file) + struct.pack("!QI", 0, 0),
+    }.get(proc, opaque(file))
+
+
 class Fattr:
     """fattr3, decoded."""
 

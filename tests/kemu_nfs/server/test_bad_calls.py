@@ -13,7 +13,7 @@ from kemu_nfs.server.mount_proc import Export
 from kemu_nfs.server.record_marking import RecordReader, frame
 from kemu_nfs.server.rpc_server import NfsServer
 from kemu_nfs.sunrpc.nfs3_const import NFS3_PROC_NAMES, NFS3ERR_NOTDIR
-from nfs_speaker import Client, opaque, sattr, words
+from nfs_speaker import Client, opaque, right_args, sattr, words
 
 MAX = 0xFFFFFFFF
 
@@ -22,31 +22,6 @@ FAILURES = {
     1: "", 2: "w", 3: "a", 4: "a", 5: "a", 6: "a", 7: "w", 8: "w", 9: "w", 10: "w", 11: "w", 12: "w", 13: "w", 14: "ww", 15: "aw",
     16: "a", 17: "a", 18: "a", 19: "a", 20: "a", 21: "w",
 }  # fmt: skip
-
-
-def right_args(proc, folder, file, name=b"name"):
-    """Give the arguments of a call as it should be."""
-    name = opaque(name)
-    where = opaque(folder)
-    return {
-        0: b"",
-        2: opaque(file) + sattr(mode=0o600, size=5, mtime=3) + words(1, 2, 3),
-        3: where + name,
-        4: opaque(file) + words(63),
-        6: opaque(file) + struct.pack("!QI", 0, 100),
-        7: opaque(file) + struct.pack("!QII", 0, 8, 2) + opaque(b"12345678"),
-        8: where + name + words(1) + sattr(mode=0o600, size=9),
-        9: where + name + sattr(mode=0o700),
-        10: where + name + sattr() + opaque(b"to"),
-        11: where + name + words(4) + sattr() + words(1, 2),
-        12: where + name,
-        13: where + name,
-        14: where + name + where + opaque(b"other"),
-        15: opaque(file) + where + name,
-        16: where + struct.pack("!Q8xI", 0, 4096),
-        17: where + struct.pack("!Q8xII", 0, 4096, 4096),
-        21: opaque(file) + struct.pack("!QI", 0, 0),
-    }.get(proc, opaque(file))
 
 
 class Home:
