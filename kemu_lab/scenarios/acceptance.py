@@ -19,8 +19,10 @@ from errno import errorcode
 
 from kemu.errors import Deadlock, KernelBug
 from kemu.kernel.cpu import Event
+from kemu.kernel.errno import ENOMEM
 from kemu.kernel.task import Task
 from kemu.mm.address_space import AddressSpace, File
+from kemu.mm.process import SIGKILL
 from kemu_lab.acceptance_options import scale_of
 from kemu_lab.contents import FileFill, Pattern
 from kemu_lab.hosts import CLIENT_IP, Pair
@@ -56,7 +58,7 @@ RING_NS = 300_000_000
 SETTLE_NS = 2_000_000_000
 AWAY = "the server is away"
 SURVIVED = "every page of memory, swap and files is right, and nothing is left of the reserve's use"
-SIGKILL_CODE = 128 + 9
+NO_MEMORY = (128 + SIGKILL, ENOMEM)  # exit codes of processes for which there was none
 
 
 def scenario(config: RunConfig, watch: Watch) -> RunResult:
@@ -334,4 +336,4 @@ class AcceptanceTest:
         for task in self.tasks:
             if task.exit_code and judge.outcome is None:
                 died = f"{task.comm}:{task.pid} ended with {task.exit_code}"
-                judge.report("oom_kill" if task.exit_code == SIGKILL_CODE else "data_loss", died)
+                judge.report("oom_kill" if task.exit_code in NO_MEMORY else "data_loss", died)

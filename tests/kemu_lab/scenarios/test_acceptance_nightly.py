@@ -1,0 +1,87 @@
+"""The acceptance test in all its forms; a run at a quarter of its size takes most of a minute, so only the profile nightly asks."""
+
+import functools
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kemu.fixes import FixSet
+from kemu_lab.acceptance_options import AcceptanceOptions
+from kemu_lab.run import run_scenario
+from kemu_lab.run_config import RunConfig
+from profiles import is_nightly
+
+pytestmark = pytest.mark.skipif(not is_nightly(), reason="takes minutes; HYPOTHESIS_PROFILE=nightly runs it")
+
+SECOND = 10**9
+MINUTE = 60 * SECOND
+
+
+@functools.cache
+def quarter(seed=1, fixes="all", **options):
+    options = AcceptanceOptions(**options)
+    return run_scenario(RunConfig(scenario="acceptance", mem=32 << 20, seed=seed, fixes=FixSet.parse(fixes), acceptance=options))
+
+
+def survived(run):
+    assert run.outcome == "survived", run.reason
+    assert run.also == []
+    assert run.pages.lost == 0
+    assert (run.reserve.left_bytes, run.reserve.leaked_pages, run.reserve.trespassers) == (0, 0, 0)
+    assert run.reclaim.oom_kills == 0
+    assert run.acceptance.file_pages_compared == 2 * run.acceptance.process_pages
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_machine_goes_on(seed, proto, uid):
+    survived(quarter(seed, uid=uid, proto=proto))
+
+
+@pytest.mark.parametrize("traffic", ["udp-flood", "fragments", "none"])
+def test_it_goes_on_whatever_the_others_send(traffic):
+    survived(quarter(traffic=traffic))
+
+
+@pytest.mark.parametrize(("minutes", "asks_at"), [(14, 981), (15, 981), (20, 1281)])
+def test_a_client_that_is_refused_finds_the_server_when_it_asks_next(minutes, asks_at):
+    run = quarter(outage_ns=minutes * MINUTE)
+    told = run.acceptance
+
+    survived(run)
+    assert run.nfs.reconnects == 1
+    assert (told.first_page_ns - told.away_ns) / SECOND == pytest.approx(asks_at, abs=1.5)
+    assert [(at - told.away_ns) / SECOND for at in told.connects_ns[-2:]] == pytest.approx([asks_at - 300, asks_at], abs=1.5)
+
+
+def test_without_an_outage_there_is_one_phase():
+    run = quarter(outage_ns=0)
+
+    survived(run)
+    assert [phase.name for phase in run.phases] == ["steady"]
+    assert run.acceptance.away_ns is None
+    assert run.acceptance.messages == []
+
+
+def test_a_server_that_never_returns_is_waited_for():
+    run = quarter(outage_ns=None)
+
+    assert run.outcome == "waiting"
+    assert run.phases[1].virtual_ns == 3600 * SECOND
+    assert run.reclaim.oom_kills == 0
+
+
+def test_the_full_size_needs_less_than_a_gigabyte():
+    measure = "import resource; peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss"
+    script = f"import sys; from kemu_lab.cli import main; status = main(sys.argv[1:]); {measure}; print(peak, file=sys.stderr)"
+    words = [sys.executable, "-c", f"{script}; sys.exit(status)", "run", "acceptance", "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    run = json.loads(done.stdout)
+
+    assert done.returncode == 0, run["reason"]
+    assert run["pages"]["lost"] == 0
+    assert run["acceptance"]["process_pages"] == 16384
+    assert int(done.stderr) < 1 << 20  # KiB
