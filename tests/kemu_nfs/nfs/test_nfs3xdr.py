@@ -9,12 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kemu.kernel.errno import EIO, EJUKEBOX, ENOSPC, ESTALE
-from kemu_nfs.nfs import nfs3xdr
+from kemu_nfs.nfs import nfs3xdr, nfs3xdr_names
 from kemu_nfs.nfs.nfs3xdr import Fattr3, ReadArgs, WriteArgs, encode_fh, nfs_stat_to_errno, sattr3
 from kemu_nfs.sunrpc.rpc_task import RpcProc
 from kemu_nfs.sunrpc.xdr import XdrError
 
-PROCS = [value for name, value in vars(nfs3xdr).items() if name.startswith("PROC_") and isinstance(value, RpcProc)]
+PROCS = [
+    value
+    for module in (nfs3xdr, nfs3xdr_names)
+    for name, value in vars(module).items()
+    if name.startswith("PROC_") and isinstance(value, RpcProc)
+]
 FATTR = struct.pack("!5I5Q6I", 1, 0o644, 1, 5, 6, 4097, 8192, 7, 8, 9, 1, 2, 3, 4, 5, 6)
 WCC = struct.pack("!I3Q", 1, 10, 11, 12) + b"\0\0\0\1" + FATTR
 NO_WCC = bytes(8)
