@@ -282,7 +282,7 @@ def test_on_a_flush_without_memory_leaves_pages_of_files_dirty(wsize):
         starved(ground)
         file = dirty_pages(ground.mount, 3)
         assert ground.mount.ops.writepages(file.f_mapping, WritebackControl(100)) == -ENOMEM
-        for _, page in file.f_mapping.page_tree.items():
+        for page in file.f_mapping.page_tree.gang_lookup(0, 100):
             assert page.flags & (PG_dirty | PG_writeback | PG_locked) == PG_dirty
         assert ground.stats.writes == 0
         del ground.machine.slub.kmem_cache_alloc
@@ -296,7 +296,7 @@ def test_on_a_read_without_memory_unlocks_its_page_and_fails(ground):
     slub = ground.machine.slub
     slub.kmem_cache_alloc = _refusing(slub, ground.mount.modules.rdata_cache)
     assert ground.machine.memory.file_io.read(file, 0, PAGE) in (-ENOMEM, -5)
-    assert not any(page.flags & PG_locked for _, page in file.f_mapping.page_tree.items())
+    assert not any(page.flags & PG_locked for page in file.f_mapping.page_tree.gang_lookup(0, 100))
     del slub.kmem_cache_alloc
     assert ground.machine.memory.file_io.read(file, 0, PAGE) == page_bytes(0)
 
