@@ -40,7 +40,7 @@ from kemu_nfs.sunrpc.nfs3_const import (
 )
 
 EPOCH_NS = 1_193_760_241_000_000_000  # 30 October 2007, 16:04:01 UTC: what a server's clock shows at virtual time 0
-MAX_FILES = 1 << 20  # told by FSSTAT, not enforced
+MAX_FILES = 1 << 20
 
 _HANDLE = struct.Struct("!4sIQI12x")
 _MAGIC = b"kemu"
@@ -50,8 +50,8 @@ class FileTree:
     """A file system.
 
     :param clock: gives the time in ns; the server's clock starts at EPOCH_NS.
-    :param capacity: bytes of file data that fit.
-    :param bounded: refuse what does not fit (NFS3ERR_NOSPC); without it the capacity is only told.
+    :param capacity: bytes of file data that fit; as many objects fit as ``max_files`` says.
+    :param bounded: refuse what does not fit (NFS3ERR_NOSPC); without it the limits are only told.
     """
 
     def __init__(self, clock: Callable[[], int], *, fsid: int = 1, capacity: int = 1 << 40, bounded: bool = False) -> None:
@@ -59,6 +59,7 @@ class FileTree:
         self.fsid = fsid
         self.capacity = capacity
         self.bounded = bounded
+        self.max_files = MAX_FILES
         self.by_handle: dict[bytes, Inode] = {}
         self.exported: dict[int, str] = {}  # fileid of an export's root -> its path
         self._next_fileid = 2
@@ -170,6 +171,8 @@ class FileTree:
         status = self._may_add(folder, name)
         if status:
             return status, None
+        if self.bounded and len(self.by_handle) >= self.max_files:
+            return NFS3ERR_NOSPC, None
         gid = folder.gid if folder.mode & 0o2000 else cred.gid
         inode = self._new(ftype, mode, cred.uid, gid)
         folder.add_entry(name, inode)
@@ -286,6 +289,8 @@ class FileTree:
             return NFS3_OK
         if inode.ftype == NF3DIR and self._is_below(goal, inode):
             return NFS3ERR_INVAL
+        if inode.ftype == NF3DIR and victim is None and goal is not source and goal.nlink >= LINK_MAX:
+            return NFS3ERR_MLINK
         if victim is not None:
             if (victim.ftype == NF3DIR) != (inode.ftype == NF3DIR):
                 return NFS3ERR_EXIST
@@ -364,8 +369,8 @@ class FileTree:
     def statfs(self) -> FsStat:
         """Tell how full it is."""
         free = max(0, self.capacity - self.used_bytes())
-        files_free = max(0, MAX_FILES - len(self.by_handle))
-        return FsStat(self.capacity, free, free, MAX_FILES, files_free, files_free)
+        files_free = max(0, self.max_files - len(self.by_handle))
+        return FsStat(self.capacity, free, free, self.max_files, files_free, files_free)
 
     def used_bytes(self) -> int:
         """Bytes of file data that are stored."""
