@@ -59,6 +59,7 @@ def cli() -> None:
 @click.option("--server", default=None, metavar="URL", help="Swap to a real server: nfs://HOST:PORT/EXPORT?mountport=PORT.")
 @click.option("--via", default=None, metavar="WAY", help="To the real server: gateway, or tap (real TCP, root).  [gateway]")
 @click.option("--allow-remote", is_flag=True, help="Take a real server of another machine.")
+@click.option("--server-dir", default=None, metavar="DIR", help="Let kemu's own server keep its files in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only, no progress.")
 def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: Any) -> int:
@@ -88,6 +89,85 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: Any) -> int
         cpus=whole_number(cpus, "--cpus", 1, MAX_CPUS), seed=whole_number(seed, "--seed", 0, 2**32 - 1), **options
     )
     return run_command(config, as_json=as_json, quiet=quiet)
+
+
+@cli.command(short_help="Stop a client in the middle, and write it to a file.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Where the snapshot goes.")
+@click.option("--at-pages", default=None, metavar="N", help="Stop when N pages have been swapped out.")
+@click.option("--at", default=None, metavar="TIME", help="Stop at this virtual time.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option("--patches", default="all", metavar="SET", help="As for run.  [all]")
+@click.option("--fixes", default="all", metavar="SET", help="As for run.  [all]")
+@click.option("--mem", default=None, metavar="SIZE", help="As for run.  [32M]")
+@click.option("--cpus", default="1", metavar="N", help="As for run.  [1]")
+@click.option("--seed", default="1", metavar="N", help="As for run.  [1]")
+@click.option("--loss", default="0", metavar="P", help="As for run.  [0]")
+@click.option("--latency", default="50us", metavar="TIME", help="As for run.  [50us]")
+@click.option("--mtu", default="1500", metavar="N", help="As for run.  [1500]")
+@click.option("--nic", default="", metavar="WORDS", help="As for run.")
+@click.option("--fill", default=None, metavar="PATH", help="As for run.")
+@click.option("--server-dir", default=None, metavar="DIR", help="Kemu's own server keeps its files in DIR.")
+@click.option("--server", default=None, metavar="URL", help="A real server: nfs://HOST:PORT/EXPORT?mountport=PORT.")
+@click.option("--allow-remote", is_flag=True, help="Take a real server of another machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def snapshot(
+    output: str, at_pages: str | None, at: str | None, force: bool, cpus: str, seed: str, as_json: bool, quiet: bool, **options: Any
+) -> int:
+    """Run the main job, stop its client at a quiet point, and write it to FILE; its swapped pages stay on the server.
+
+    \b
+    Examples:
+      kemu snapshot --mem 16M --at-pages 3000 --server-dir d -o client.kemu
+      kemu resume client.kemu --server-dir d
+    """
+    from kemu_lab.numbers import whole_number
+    from kemu_lab.quantities import parse_time
+    from kemu_lab.run_config import MAX_CPUS, RunConfig
+    from kemu_lab.snapshot import MAX_AT_NS, MAX_AT_PAGES, snapshot_command
+
+    config = RunConfig.parse(
+        "main",
+        cpus=whole_number(cpus, "--cpus", 1, MAX_CPUS),
+        seed=whole_number(seed, "--seed", 0, 2**32 - 1),
+        trace=None,
+        **options,
+    )
+    return snapshot_command(
+        config,
+        output,
+        at_pages=None if at_pages is None else whole_number(at_pages, "--at-pages", 1, MAX_AT_PAGES),
+        at_ns=None if at is None else parse_time(at, "--at", 1, MAX_AT_NS),
+        force=force,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@cli.command(short_help="Go on with a client that was written to a file.")
+@click.argument("file", metavar="FILE")
+@click.option("--server-dir", default=None, metavar="DIR", help="Where kemu's own server has its files.")
+@click.option("--server", default=None, metavar="URL", help="The real server: nfs://HOST:PORT/EXPORT?mountport=PORT.")
+@click.option("--allow-remote", is_flag=True, help="Take a real server of another machine.")
+@click.option("--show", "show_only", is_flag=True, help="Only say what is in FILE.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", is_flag=True, help="Print the verdict only, no progress.")
+def resume(
+    file: str, server_dir: str | None, server: str | None, allow_remote: bool, show_only: bool, as_json: bool, quiet: bool
+) -> int:
+    """Boot a client anew, give it what FILE holds, and let it go on against the same server.
+
+    \b
+    Examples:
+      kemu resume client.kemu --server-dir d
+      kemu resume client.kemu --server "nfs://127.0.0.1:2049/srv?mountport=635"
+      kemu resume client.kemu --show
+    """
+    from kemu_lab.resume import resume_command
+    from kemu_lab.server_url import parse_server
+
+    url = None if server is None else parse_server(server, allow_remote=allow_remote)
+    return resume_command(file, server={"server": url, "server_dir": server_dir}, as_json=as_json, quiet=quiet, show_only=show_only)
 
 
 @cli.command(short_help="Slab geometry: computed, or held against a kernel.")

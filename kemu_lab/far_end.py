@@ -2,12 +2,14 @@
 
 Interface
     far_end(config, machine, wire) -> FarEnd    ``start()``, ``stop()``, ``port``, ``stacks``, ``page_of(name, page)``, ``mount``,
-                                                ``check_name(name)``, ``tidy(name)``, ``close()``
+                                                ``check_name(name)``, ``adopt(name)``,
+                                                ``leave_behind(name)``, ``tidy(name)``, ``close()``
     boot_stack(machine, wire, mac, ip, mtu)     a machine's network, the same at both ends
 
 Rules of this file
     * Scenarios speak with the far end through this protocol and do not know which it is.
-    * A real server is asked before anything boots whether it is there, and a file that we did not make is not touched.
+    * A real server is asked before anything boots whether it is there, and a file that we did not make is not touched. What we made
+      goes with the run, however that ends, unless it is left behind for another one.
 """
 
 from __future__ import annotations
@@ -16,16 +18,19 @@ import ipaddress
 import os
 import select
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kemu.errors import ConfigError
 from kemu_lab.gateway import Gateway
 from kemu_lab.nic_words import nic_arguments
 from kemu_lab.real_export import RealExport
+from kemu_lab.real_tree import RealTree
 from kemu_lab.tap import TapPort, configure, open_tap
 from kemu_net.stack import NetStack
+from kemu_nfs.server.mount_proc import Export
 from kemu_nfs.server.nfsd import Nfsd
-from kemu_nfs.server.rpc_server import nfs_server
+from kemu_nfs.server.rpc_server import NfsServer, nfs_server
 from kemu_nfs.sunrpc.rpc_const import MOUNT_PORT, NFS_PORT
 
 if TYPE_CHECKING:
@@ -93,6 +98,14 @@ class FarEnd(Protocol):
         """Refuse to go on if the export has a file of that name that is not ours."""
         ...
 
+    def adopt(self, name: str) -> None:
+        """Take a file of an earlier run for ours."""
+        ...
+
+    def leave_behind(self, name: str) -> None:
+        """Let a file of ours stay when the run is over."""
+        ...
+
     def tidy(self, name: str) -> None:
         """Take away what the run made on a server that outlives it."""
         ...
@@ -109,13 +122,16 @@ class EmulatedServer:
     ports = (NFS_PORT, MOUNT_PORT)
 
     def __init__(self, config: RunConfig, machine: Machine, wire: Wire) -> None:
-        world = machine.kernel.world
         self.net = boot_stack(machine, wire, SERVER_MAC, SERVER_IP, config.mtu)
         self.port: Port = self.net.nic
         self.stacks = {"server": self.net}
-        self.rpc_server = nfs_server(lambda: world.now)
+        self.rpc_server = self._rpc_server(machine.kernel.world)
         udp = self.net.udp if config.acceptance.proto == "udp" else None
         self.nfsd = Nfsd(machine.kernel, self.net.tcp, self.rpc_server, SERVER_IP, udp=udp)
+
+    def _rpc_server(self, world: World) -> NfsServer:
+        """Make the server over an empty tree."""
+        return nfs_server(lambda: world.now)
 
     def start(self) -> None:
         """Start nfsd."""
@@ -133,6 +149,12 @@ class EmulatedServer:
     def check_name(self, name: str) -> None:
         """Agree: the tree is new."""
 
+    def adopt(self, name: str) -> None:
+        """Do nothing: there was no earlier run."""
+
+    def leave_behind(self, name: str) -> None:
+        """Do nothing: nothing stays."""
+
     def tidy(self, name: str) -> None:
         """Leave all: the tree goes with the run."""
 
@@ -140,14 +162,71 @@ class EmulatedServer:
         """End nothing: nothing is real."""
 
 
-class _RealServer:
+class _Outliving:
+    """What is common to servers that outlive the run: which of their files are ours."""
+
+    def __init__(self) -> None:
+        self._ours: list[str] = []
+
+    def adopt(self, name: str) -> None:
+        """Take a file of an earlier run for ours."""
+        self._ours.append(name)
+
+    def leave_behind(self, name: str) -> None:
+        """Let a file of ours stay."""
+        self._ours.remove(name)
+
+
+class DirectoryServer(_Outliving, EmulatedServer):
+    """Kemu's own server over a real directory."""
+
+    def __init__(self, config: RunConfig, machine: Machine, wire: Wire) -> None:
+        assert config.server_dir is not None
+        _Outliving.__init__(self)
+        self.directory = Path(config.server_dir)
+        self.tree = RealTree(config.server_dir, durable=False)
+        EmulatedServer.__init__(self, config, machine, wire)
+
+    def _rpc_server(self, world: World) -> NfsServer:
+        """Make the server over the directory."""
+        return NfsServer(self.tree, exports=(Export(EXPORT, at="/"),), all_as=self.tree.owner())
+
+    def page_of(self, name: str, page: int) -> bytes:
+        """Read straight from the disk."""
+        try:
+            with (self.directory / name).open("rb") as file:
+                file.seek(page * PAGE_SIZE)
+                return file.read(PAGE_SIZE)
+        except OSError:
+            return b""
+
+    def check_name(self, name: str) -> None:
+        """Refuse a file that is there: it may be somebody's."""
+        if (self.directory / name).exists():
+            raise ConfigError(f"--server-dir {self.directory} has a file {name!r} already; remove it first")
+        self.adopt(name)
+
+    def tidy(self, name: str) -> None:
+        """Remove a file that the run made."""
+        if name in self._ours:
+            self._ours.remove(name)
+            (self.directory / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove what is left of ours."""
+        for name in list(self._ours):
+            self.tidy(name)
+        self.tree.close()
+
+
+class _RealServer(_Outliving):
     """What both ways to a real server share: the look at the export from outside."""
 
     def __init__(self, url: ServerUrl) -> None:
+        super().__init__()
         self.url = url
         self.export = url.export
         self.real = RealExport(url)
-        self._ours: list[str] = []
 
     def page_of(self, name: str, page: int) -> bytes:
         """Read through a connection of our own."""
@@ -157,7 +236,7 @@ class _RealServer:
         """Refuse a file that is there: it may be somebody's."""
         if self.real.exists(name):
             raise ConfigError(f"--server {self.url.text}: {self.url.export} has a file {name!r} already; remove it first")
-        self._ours.append(name)
+        self.adopt(name)
 
     def tidy(self, name: str) -> None:
         """Remove a file that the run made."""
@@ -255,6 +334,7 @@ class TapServer(_RealServer):
 def far_end(config: RunConfig, machine: Machine, wire: Wire) -> FarEnd:
     """Build what the options name; ``machine`` has nothing to do with a TAP device."""
     if config.server is None:
-        return EmulatedServer(config, machine, wire)
+        own = EmulatedServer if config.server_dir is None else DirectoryServer
+        return own(config, machine, wire)
     kind = TapServer if config.via == "tap" else GatewayServer
     return kind(config, machine, wire)

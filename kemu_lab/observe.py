@@ -61,7 +61,7 @@ class Observer:
         """
         client = self.pair.client
         shadow = client.shadow
-        self.touched = sum(len(pages) for pages in [*shadow.pages.values(), *shadow.files.values()])
+        self.touched = sum(map(len, shadow.pages.values())) + sum(map(len, shadow.files.values()))
         self.reserve.end_of_load_bytes = self.pair.client_net.net_reserves.net_skb_reserve.usage
         self.cred_references = self.pair.mount.auth.references()
         nfs = self.pair.mount.stats

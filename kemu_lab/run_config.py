@@ -41,6 +41,7 @@ class RunConfig:
     :param proc: path of a directory for the client's /proc and /sys as they are at the end, or None; it changes nothing in the run.
     :param pcap: path of a file for a capture of the wire, or None; it changes nothing in the run either.
     :param server: a real server in the place of kemu's own, or None; ``via`` says how the client reaches it: "gateway" or "tap".
+    :param server_dir: a directory that kemu's own server serves, or None: a tree in memory.
     :param acceptance: what only the scenario acceptance is asked for.
     :param vehicle: how stacks are switched, "greenlet" or "threads"; None takes the best there is. No option: it changes nothing.
     """
@@ -62,6 +63,7 @@ class RunConfig:
     pcap: str | None = None
     server: ServerUrl | None = None
     via: str = "gateway"
+    server_dir: str | None = None
     acceptance: AcceptanceOptions = attrs.field(factory=AcceptanceOptions)
     vehicle: str | None = None
 
@@ -87,6 +89,7 @@ class RunConfig:
         server: str | None = None,
         via: str | None = None,
         allow_remote: bool = False,
+        server_dir: str | None = None,
         scale: str | None = None,
         never_returns: bool = False,
         **acceptance: str | None,
@@ -104,6 +107,8 @@ class RunConfig:
                 f"{ACCEPTANCE} has its own memory (--scale), swap area and processes; leave out --mem, --swap and --trace"
             )
         _check_server(scenario, server, via, allow_remote=allow_remote, swap=swap)
+        if server is not None and server_dir is not None:
+            raise ConfigError("--server and --server-dir cannot be used together")
         return cls(
             scenario=scenario,
             swap=swap,
@@ -122,6 +127,7 @@ class RunConfig:
             pcap=None if pcap is None else prepare_capture(pcap),
             server=None if server is None else parse_server(server, allow_remote=allow_remote),
             via=via or "gateway",
+            server_dir=server_dir,
             acceptance=AcceptanceOptions.parse(never_returns=never_returns, **acceptance),
         )
 
@@ -149,12 +155,19 @@ class RunConfig:
             words += ["--mtu", str(self.mtu)]
         if self.nic:
             words += ["--nic", self.nic]
-        if self.server is not None:
-            words += ["--server", self.server.text, *(["--allow-remote"] if self.server.remote else []), "--via", self.via]
+        words += self.server_words
         for option, value in (("--fill", self.fill), ("--trace", self.trace)):
             if value is not None:
                 words += [option, value]
         return shlex.join(words)
+
+    @property
+    def server_words(self) -> list[str]:
+        """Give the words that name a server which outlives the run."""
+        words = [] if self.server_dir is None else ["--server-dir", self.server_dir]
+        if self.server is not None:
+            words += ["--server", self.server.text, *(["--allow-remote"] if self.server.remote else []), "--via", self.via]
+        return words
 
 
 def _check_server(scenario: str, server: str | None, via: str | None, *, allow_remote: bool, swap: str | None) -> None:

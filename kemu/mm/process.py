@@ -1,7 +1,8 @@
 """Processes: tasks with memory that run a program (what execve(), a user's loop and do_exit() are in a kernel).
 
 Interface
-    * :class:`Processes`: ``spawn(comm, program, uid=0)`` -> Task; ``kill(task)``; ``running``.
+    * :class:`Processes`: ``spawn(comm, program, uid=0)`` -> Task; ``kill(task)``; ``running``; ``freeze()``, ``thaw()``,
+      ``at_rest(task)``.
     * :class:`Program`: ``step()`` returns what to do next, or None to exit:
       ("write", vpn, bytes), ("read", vpn), ("sleep", jiffies or None for ever), ("grow", pages);
       ("mmap", file, vpn, pages, pgoff), ("mmap_private", …), ("munmap", vpn, pages), ("msync", vpn, pages);
@@ -21,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kemu.errors import ConfigError
 from kemu.kernel import costs
-from kemu.kernel.task import PF_EXITING, Task
+from kemu.kernel.task import PF_EXITING, TASK_INTERRUPTIBLE, Task
+from kemu.kernel.wait import WaitQueue
 from kemu.mm.memory import VM_FAULT_OOM, VM_FAULT_SIGBUS, Memory
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ SIGKILL: Final = 9
 SIGSEGV: Final = 11
 
 Step = tuple[Any, ...]
+
+ASLEEP: Final = ("sleep", None)  # until somebody wakes it
+NAPPING: Final = ("sleep", "for a while")
 
 
 class Program(Protocol):
@@ -52,10 +57,16 @@ class Processes:
         self.sched = kernel.sched
         self.memory = memory
         self._judge = kernel.judge
+        self._freezing = False
+        self._frozen: list[Task] = []
+        self._thaw = WaitQueue("refrigerator")
 
-    def spawn(self, comm: str, program: Program, *, uid: int = 0) -> Task:
-        """Start a process; its memory begins empty, ("grow", n) gives it pages that it may touch."""
-        task = self.sched.spawn(comm, lambda: self._main(program), uid=uid)
+    def spawn(self, comm: str, program: Program, *, uid: int = 0, asleep: bool = False) -> Task:
+        """Start a process; its memory begins empty, ("grow", n) gives it pages that it may touch.
+
+        :param asleep: it begins in the middle of ("sleep", None), as one that was resumed from a snapshot.
+        """
+        task = self.sched.spawn(comm, lambda: self._main(program, asleep), uid=uid)
         task.data["program"] = program
         self.memory.mm_alloc(task)
         return task
@@ -69,9 +80,38 @@ class Processes:
         """Send SIGKILL."""
         self.sched.send_sigkill(task)
 
-    def _main(self, program: Program) -> None:
+    # -- the freezer (2.6.23 kernel/power/process.c)
+
+    def freeze(self) -> None:
+        """Let every process stop between two steps."""
+        self._freezing = True
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._freezing = False
+        self.sched.wake_up_all(self._thaw)
+
+    def at_rest(self, task: Task) -> bool:
+        """Tell whether a process stands between two steps, or sleeps until somebody wakes it."""
+        return self.is_frozen(task) or (task.state == TASK_INTERRUPTIBLE and task.why == ASLEEP)
+
+    def is_frozen(self, task: Task) -> bool:
+        """Tell whether a process stands between two steps."""
+        return task in self._frozen
+
+    def _refrigerator(self, task: Task) -> None:
+        """Stand still until thaw() (refrigerator())."""
+        self._frozen.append(task)
+        self.sched.wait_event(self._thaw, lambda: not self._freezing, ("sleep", None))
+        self._frozen.remove(task)
+
+    # -- the life of a process
+
+    def _main(self, program: Program, asleep: bool = False) -> None:
         """Run a program to its end, or to the process's."""
         sched = self.sched
+        if asleep:
+            sched.schedule_timeout_interruptible(None, ASLEEP)
         memory = self.memory
         task = sched.current
         step_cost = costs.COPY_PAGE
@@ -80,6 +120,8 @@ class Processes:
             if task.killed:
                 code = 128 + SIGKILL
                 break
+            if self._freezing:
+                self._refrigerator(task)
             step = program.step()
             if step is None:
                 break
@@ -106,7 +148,7 @@ class Processes:
         if step[0] == "grow":
             return -self.memory.do_brk(task, step[1])
         if step[0] == "sleep":
-            self.sched.schedule_timeout_interruptible(step[1], ("sleep", None))
+            self.sched.schedule_timeout_interruptible(step[1], ASLEEP if step[1] is None else NAPPING)
             return 0
         return self._file_syscall(task, *step)
 

@@ -17,6 +17,7 @@ Rules of this file
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 
 from kemu.kernel.core import Kernel
 from kemu.mm.address_space import AddressSpace
@@ -30,10 +31,27 @@ from kemu.mm.vmstat import VmStat
 Reader = Callable[[swp_entry_t], bytes | None]
 
 
+class Digest:
+    """What a page should contain, known by its sha256 alone: of a page that another boot has swapped out."""
+
+    __slots__ = ("sha256",)
+
+    def __init__(self, digest: bytes) -> None:
+        self.sha256 = digest
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with the bytes of a page."""
+        return isinstance(other, bytes) and sha256(other).digest() == self.sha256
+
+    def __hash__(self) -> int:
+        """Hash as what it is."""
+        return hash(self.sha256)
+
+
 class Shadow:
     """The contents that processes wrote.
 
-    :ivar pages: mm_id -> virtual page number -> bytes.
+    :ivar pages: mm_id -> virtual page number -> bytes, or a :class:`Digest`.
     :ivar files: file -> page of it -> bytes.
     :ivar verified: pages that were compared when they came back from swap, or by the audit.
     """
@@ -41,7 +59,7 @@ class Shadow:
     def __init__(self, kernel: Kernel, vmstat: VmStat) -> None:
         self.judge = kernel.judge
         self.vmstat = vmstat
-        self.pages: dict[int, dict[int, bytes]] = {}
+        self.pages: dict[int, dict[int, bytes | Digest]] = {}
         self.files: dict[AddressSpace, dict[int, bytes]] = {}
         self.verified = 0
 
@@ -52,7 +70,7 @@ class Shadow:
         except KeyError:
             self.pages[mm_id] = {vpn: data}
 
-    def of(self, mm_id: int) -> dict[int, bytes]:
+    def of(self, mm_id: int) -> dict[int, bytes | Digest]:
         """Return the dictionary of one process, for its fault path."""
         return self.pages.setdefault(mm_id, {})
 

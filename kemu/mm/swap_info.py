@@ -147,6 +147,15 @@ class SwapAreas:
             index = following
         return 0
 
+    def claim(self, entry: swp_entry_t) -> bool:
+        """Take the slot of an entry that another boot has handed out; tell whether there is such a slot and it was free."""
+        kind = entry >> SWP_TYPE_SHIFT
+        si = self.areas[kind] if kind < len(self.areas) else None
+        if si is None or si.map is None or not si.flags & SWP_WRITEOK or not si.map.claim(entry & SWP_OFFSET_MASK):
+            return False
+        self.nr_swap_pages -= 1
+        return True
+
     def _lookup(self, entry: swp_entry_t) -> SwapInfo:
         """Return the area of an entry that somebody holds (swap_info_get())."""
         kind = entry >> SWP_TYPE_SHIFT

@@ -108,6 +108,13 @@ class SwapMap:
         self._taken[offset] = 1
         self.cluster_next = offset + 1
 
+    def claim(self, offset: int) -> bool:
+        """Take this very slot, for a page that was put there before the area was activated; tell whether it was free."""
+        if not 0 < offset < self.max or self.counts[offset]:
+            return False
+        self._take(offset)
+        return True
+
     def duplicate(self, offset: int) -> bool:
         """Count one more user of a slot that is in use; tell whether it was (swap_duplicate())."""
         if offset >= self.max:
