@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kemu.errors import ConfigError
-from kemu.kernel.errno import EACCES, EEXIST, EINVAL, ENOENT
+from kemu.kernel.errno import EACCES, EBUSY, EEXIST, EINVAL, ENOENT
 from kemu.mm.swap_header import read_header
 from kemu_nfs.mount import NfsMount
+from kemu_nfs.mount_options import mount_options
 from nfs_ground import CLIENT_IP, PAGE, SECOND, SERVER_IP, mounted, nfs_ground, page_bytes
 
 
@@ -163,3 +164,90 @@ def test_the_whole_thing_gives_the_same_history_twice():
             return ground.world.history.hexdigest()
 
     assert run() == run()
+
+
+@pytest.mark.parametrize(("asked", "used"), [(1, 4096), (1024, 1024), (5000, 4096), (8191, 4096), (1 << 30, 32768)])
+def test_sizes_are_powers_of_two_from_1024_on(asked, used):
+    with mounted(options=mount_options(f"rsize={asked},wsize={asked}")) as ground:
+        assert (ground.mount.server.rsize, ground.mount.server.wsize) == (used, used)
+        assert ground.mount.server.bdi.ra_pages == max(used // PAGE, 1) * 15
+        file = ground.mount.open("f") if not isinstance(ground.mount.create("f"), int) else None
+        ground.mount.write_buffered(file, 0, page_bytes(0) + page_bytes(1))
+        ground.mount.fsync(file)
+        ground.machine.filemap.truncate_inode_pages(file.f_mapping)
+        assert ground.machine.memory.file_io.read(file, 0, 2 * PAGE) == page_bytes(0) + page_bytes(1)
+        ground.check()
+
+
+def test_mounting_asks_for_no_more_than_it_needs(ground):
+    asked = {number: count for (program, number), count in ground.nfsd.server.counts.items() if program == 100003}
+    assert asked == {19: 1, 20: 1}, "FSINFO, which brings the root's attributes, and PATHCONF"
+    assert ground.nfsd.server.counts[100005, 1] == 1
+
+
+def test_how_full_the_server_is(ground):
+    before = ground.mount.statfs()
+    ground.mount.create("f")
+    file = ground.mount.open("f")
+    ground.mount.write(file, 0, bytes(PAGE * 4))
+    after = ground.mount.statfs()
+    assert before.fbytes - after.fbytes == 4 * PAGE
+    assert after.tbytes == before.tbytes
+
+
+def test_an_open_file_makes_the_mount_busy(ground):
+    ground.mount.create("f")
+    file = ground.mount.open("f")
+    assert ground.mount.umount(close_files=False) == -EBUSY
+    ground.mount.close(file)
+    assert ground.mount.umount(close_files=False) == 0
+
+
+@pytest.mark.parametrize("text", ["sync", "noac"])
+def test_a_synchronous_mount_writes_at_once(text):
+    with mounted(options=mount_options(text)) as ground:
+        ground.mount.create("f")
+        file = ground.mount.open("f")
+        assert ground.machine.memory.file_io.write(file, 0, b"now") == 3
+        assert ground.file_bytes("f") == b"now"
+        ground.check()
+
+
+def test_owner_and_mode_are_set(ground):
+    nfsi = ground.mount.create("f")
+    assert ground.mount.setattr(nfsi, mode=0o640, uid=5, gid=6) == 0
+    attributes = ground.mount.getattr(nfsi)
+    assert (attributes.mode, attributes.uid, attributes.gid) == (0o640, 5, 6)
+
+
+def test_a_cut_in_the_middle_of_a_page_leaves_zeros_behind_it(ground):
+    nfsi = ground.mount.create("f")
+    file = ground.mount.open("f")
+    file_io = ground.machine.memory.file_io
+    file_io.write(file, 0, page_bytes(0) + page_bytes(1))
+    assert ground.mount.setattr(nfsi, size=100) == 0
+    assert ground.mount.setattr(nfsi, size=PAGE) == 0
+    assert file_io.read(file, 0, 2 * PAGE) == page_bytes(0)[:100].ljust(PAGE, b"\0")
+    assert ground.stats.invalidations == 0, "the change was ours"
+
+
+def test_stat_writes_first_for_the_times(ground):
+    nfsi = ground.mount.create("f")
+    file = ground.mount.open("f")
+    ground.mount.write_buffered(file, 0, b"12345")
+    assert ground.mount.getattr(nfsi, refresh=False).size == 0
+    assert ground.mount.stat(nfsi).size == 5
+
+
+def test_a_file_that_is_swapped_to_is_not_written_by_write(ground):
+    file = ground.swapon()
+    assert ground.mount.write_buffered(file, PAGE, b"no") == -EBUSY
+    assert ground.machine.memory.file_io.write(file, PAGE, b"no") == -EBUSY
+    assert ground.machine.swapfile.swapoff(file) == 0
+    assert ground.mount.write_buffered(file, PAGE, b"yes") == 3
+
+
+def test_options_reach_the_transport():
+    with mounted(options=mount_options("timeo=20,retrans=7")) as ground:
+        timeout = ground.mount.xprt.timeout
+        assert (timeout.initval, timeout.retries) == (500, 7)

@@ -322,3 +322,92 @@ def test_a_page_that_is_dirty_again_before_its_write_begins_keeps_its_tag(files)
     files.filemap.end_page_writeback(page)
     files.filemap.unlock_page(page)
     files.check()
+
+
+# -- invalidate_inode_pages2()
+
+
+class Launderers:
+    """Methods of a file system whose pages have private data; ``refuse`` makes them fail."""
+
+    def __init__(self, ops, filemap):
+        self._ops = ops
+        self._filemap = filemap
+        self.refuse = 0
+        self.laundered = []
+        self.cut = []
+
+    def __getattr__(self, name):
+        return getattr(self._ops, name)
+
+    def launder_page(self, page):
+        self.laundered.append(page.word_d)
+        self._filemap.cancel_dirty_page(page)
+        return self.refuse
+
+    def invalidatepage(self, page, offset):
+        self.cut.append((page.word_d, offset))
+        page.flags &= ~PG_private
+
+    def releasepage(self, page, gfp):
+        return False
+
+
+@pytest.fixture
+def launderers(ground, mapping):
+    mapping.a_ops = Launderers(mapping.a_ops, ground.filemap)
+    return mapping.a_ops
+
+
+def cached(ground, mapping, index, flags=0):
+    page = ground.filemap.read_mapping_page(mapping, index, None)
+    page.flags |= flags
+    ground.lru.put_page(page)
+    return page
+
+
+def test_every_page_goes_dirty_ones_after_they_were_written(ground, mapping, launderers):
+    for index in range(20):
+        page = cached(ground, mapping, index)
+        if index % 5 == 0:
+            ground.filemap.set_page_dirty(page)
+    assert ground.filemap.invalidate_inode_pages2(mapping) == 0
+    assert launderers.laundered == [0, 5, 10, 15]
+    assert mapping.nrpages == 0 == ground.vmstat.nr_dirty
+    ground.check()
+
+
+def test_what_cannot_be_written_stays_and_the_error_is_told(ground, mapping, launderers):
+    launderers.refuse = -5
+    ground.filemap.set_page_dirty(cached(ground, mapping, 3))
+    cached(ground, mapping, 4)
+    assert ground.filemap.invalidate_inode_pages2(mapping) == -5
+    assert [index for index, _ in mapping.page_tree.items()] == [3]
+
+
+@pytest.mark.usefixtures("launderers")
+def test_a_page_with_private_data_stays(ground, mapping):
+    page = cached(ground, mapping, 0, PG_private)
+    assert ground.filemap.invalidate_inode_pages2(mapping) == -EIO
+    assert page.mapping is mapping
+
+
+def test_a_dirty_page_of_a_file_system_that_cannot_launder_stays(ground, mapping):
+    ground.filemap.set_page_dirty(cached(ground, mapping, 0))
+    assert ground.filemap.invalidate_inode_pages2(mapping) == -EIO
+    assert mapping.nrpages == 1
+
+
+def test_truncation_tells_the_file_system_of_private_data(ground, mapping, launderers):
+    cached(ground, mapping, 1, PG_private)
+    assert ground.filemap.truncate_inode_pages(mapping) == 0
+    assert launderers.cut == [(1, 0)]
+    assert mapping.nrpages == 0
+
+
+def test_what_was_written_before_is_forgotten_with_the_pages(ground, mapping):
+    told = []
+    ground.filemap.forget_file = lambda *args: told.append(args)
+    cached(ground, mapping, 0)
+    assert ground.filemap.invalidate_inode_pages2(mapping) == 0
+    assert told == [(mapping, 0)]

@@ -76,3 +76,11 @@ def test_a_file_system_without_readpages_is_asked_page_by_page(ground):
     read(ground, 0)
     assert cached(ground) == [0, 1, 2, 3]
     del ground.fs.readpages
+
+
+def test_a_window_is_no_more_than_half_of_what_is_free_or_inactive(ground, monkeypatch):
+    monkeypatch.setattr(ground.machine.page_alloc, "nr_free_pages", lambda: 20)
+    ground.vmstat.nr_inactive, inactive = 0, ground.vmstat.nr_inactive
+    limit = ground.memory.readahead._limit(ground.f.f_mapping)
+    ground.vmstat.nr_inactive = inactive
+    assert limit == 10
