@@ -15,7 +15,9 @@ Rules of this file
     * The verifier of an EXCLUSIVE CREATE stands in the times of the file, as 2.6.23's nfsd keeps it, so it survives a restart too.
     * READDIR's cookies are hashes of the names, in whose order names are listed: right for ever, whatever comes and goes.
     * Every call goes the whole way by name: a depth of d costs 2 * d system calls.
-    * Left out: access lists, extended attributes, other devices below the directory, punching holes.
+    * Left out: access lists, extended attributes, other devices below the directory, what lies more than 256 directories deep,
+      limits of names and links other than those of the tree in memory. Times and inode numbers are this machine's, so a run on such
+      a tree has another history each time.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ Rules of this file
     * ``call.cost_ns`` is set by whoever needs the disk: that is where a server's time goes (costs: ServerCosts).
     * The owner may always read and write, as with a file that was opened before its mode changed: NFS has no open.
     * Reading does not change atime (as mounted noatime): a disk would have to write for each read.
+    * Left out: a write leaves the set-user-id bit alone, where a kernel takes it away.
 """
 
 from __future__ import annotations

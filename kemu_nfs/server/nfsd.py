@@ -9,7 +9,8 @@ Rules of this file
     * One task listens per port, one reads per connection, ``threads`` execute calls in the order in which they came.
     * There is one disk: what calls cost of it is done one after the other, so 16 WRITEs of 1 ms take 16 ms. A call that
       needs no disk waits only until a thread is free.
-    * Replies of one connection leave whole and one at a time. A connection whose stream breaks a rule is closed.
+    * Replies of one connection leave whole and one at a time. A connection whose stream breaks a rule is closed, and the oldest one
+      when there are too many.
     * Each start is a new life with a new write verifier (nfssvc_boot). What a thread of an older life still holds is dropped: no
       call that came over an old connection is answered, or begun, after a restart.
     * The end of the service is not the end of the machine: what was written but not committed, and the replies that are remembered,
@@ -18,7 +19,7 @@ Rules of this file
       machine that falls silent instead is made by cutting the wire around both.
     * UDP, if it is given: one task per port queues what comes, and the reply is one datagram, in as many fragments as IP makes of
       it. A reply for which there is no memory is lost: the client asks again.
-    * Left out: portmap.
+    * Left out: portmap; connections are not closed for being idle (6 minutes in the kernel), since clients do so after 5.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 NFSD_THREADS = 8
 RECV_SIZE = 65536
 MAX_DATAGRAMS = 256  # calls that wait for a thread; a datagram that comes then is lost, as in a full socket
+CONNECTIONS_PER_THREAD, SPARE_THREADS = 20, 3  # svc_tcp_accept()
 RECORD_SLACK = 2048  # what a call is longer than the data that it carries
 REBOOT_NS = 30_000_000_000
 LISTEN_RETRY_NS = 1_000_000_000
@@ -179,6 +181,10 @@ class Nfsd(NfsdThreads):
 
     def _adopt(self, sk: TcpSock, life: int) -> None:
         """Serve a new connection (svc_tcp_accept())."""
+        living = [conn for conn in self.connections if not conn.closed]
+        if len(living) >= (self.threads + SPARE_THREADS) * CONNECTIONS_PER_THREAD:
+            self.kernel.printk.ratelimited("nfsd: sockets", "nfsd: too many open TCP sockets, closing the oldest", "notice")
+            self._hang_up(living[0], reset=False)
         sk.nonagle = 1  # svc_tcp_init(): replies wait for nobody
         conn = Connection(sk, sk.daddr, self.server.nfs.rsize + RECORD_SLACK)
         self.connections.append(conn)
@@ -222,7 +228,7 @@ class Nfsd(NfsdThreads):
             self.kernel.printk("nfsd: no memory for a UDP socket", "err")
             return
         # svc_sock_setbufsize(): a call and a reply of each thread fit, and three more; the socket counts what skbs really take
-        room = 2 * (self.threads + 3) * (self.server.nfs.rsize + RECORD_SLACK)
+        room = 2 * (self.threads + SPARE_THREADS) * (self.server.nfs.rsize + RECORD_SLACK)
         sk.sk_sndbuf = sk.sk_rcvbuf = max(room, sk.sk_sndbuf, sk.sk_rcvbuf)
         while life == self.life and udp.bind(sk, self.ip, port):
             self.sched.usleep(LISTEN_RETRY_NS, ("server", self))

@@ -218,6 +218,23 @@ def test_starting_twice_and_stopping_twice_do_no_harm(house):
     assert home.nfsd.state == "stopped"
 
 
+def test_when_there_are_too_many_connections_the_oldest_goes(house, speaker):
+    """svc_tcp_accept(): 20 for each thread and three more."""
+    home = house(threads=1)
+    home.start()
+    clients = []
+    for _ in range(81):
+        clients.append(home.connect())
+        home.settle(10_000)
+    home.settle()
+    assert len(home.nfsd.connections) == 80
+    assert [sk.peer.closed for sk in clients] == [True] + [False] * 80
+    home.send(clients[-1], speaker.record(0))
+    home.settle()
+    assert len(home.replies(clients[-1])) == 1
+    assert "too many open TCP sockets" in home.kernel.printk.buffer[-1][2]
+
+
 def remove_call(speaker, home):
     home.nfsd.server.tree.make_file("/export/gone")
     return speaker.record(12, speaker.opaque(home.nfsd.server.tree.lookup_path("/export").handle) + speaker.opaque(b"gone"))
