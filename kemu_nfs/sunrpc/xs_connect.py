@@ -25,6 +25,7 @@ from kemu.kernel.task import PF_MEMALLOC, tsk_restore_flags
 from kemu.kernel.timer import HZ
 from kemu.kernel.workqueue import Work
 from kemu.mm.gfp import GFP_ATOMIC
+from kemu_net.core.sock import sock_hold, sock_put
 from kemu_net.ipv4.tcp_states import TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ class XsTcpConnect:
         """Drop the socket (xs_close()): its callbacks find nothing of ours any more.
 
         v14 leaves its share of the reserve to sk_free(). The last reference may go in a softirq, when the peer acknowledges our
-        FIN, and giving the share back takes a mutex (b31c). Later kernels clear the flag here, in process context.
+        FIN, and giving the share back takes a mutex (b31c). Mended, the flag is cleared here, in process context; after the FIN,
+        whose memory may have to come from the reserve.
         """
         xprt = self.xprt
         sk = xprt.inet
@@ -184,10 +186,12 @@ class XsTcpConnect:
         sk.sk_state_change = self.socks.sock_def_wakeup
         sk.sk_write_space = _no_write_space
         xprt.connected = False
+        sock_hold(sk)
+        self.tcp.close(sk)
         if self.patched.nfs_enable_swap and xprt.swapper:  # [p31]
             if self.fixed.b31c:  # [b31c]
                 self.socks.sk_clear_memalloc(sk)
-        self.tcp.close(sk)
+        sock_put(sk)
 
 
 class XsUdpConnect:
