@@ -202,8 +202,9 @@ class AttrCache:
             newer = attr[76:84] >= old[76:84]
         else:
             newer = start > nfsi.last_updated or not old
-        if attr[:60] == old[:60] and attr[68:] == old[68:] and int.from_bytes(attr[20:28], "big") == nfsi.inode.size:
-            nfsi.read_cache_jiffies = start  # what most READs say: all but the access time is as it was
+        same = attr == old or (attr[:60] == old[:60] and attr[68:] == old[68:])  # all but the access time, as most READs say
+        if same and int.from_bytes(attr[20:28], "big") == nfsi.inode.size:
+            nfsi.read_cache_jiffies = start
             if newer:
                 self._settle(nfsi, attr)
             elif attr[60:68] != old[60:68]:
