@@ -44,6 +44,17 @@ def _seconds(ns: int) -> str:
     return f"{ns / 1e9:.3f} s"
 
 
+def folded(messages: list[str]) -> list[str]:
+    """Say what is said several times in a row once: the time of the first, and how often."""
+    lines: list[tuple[str, int]] = []
+    for message in messages:
+        if lines and lines[-1][0].partition("] ")[2] == message.partition("] ")[2]:
+            lines[-1] = (lines[-1][0], lines[-1][1] + 1)
+        else:
+            lines.append((message, 1))
+    return [text if count == 1 else f"{text} ({count} times)" for text, count in lines]
+
+
 def acceptance_rows(told: Acceptance) -> list[tuple[str, str]]:
     """Put the arrangement and the outage into words, a row each."""
     whose = f"{told.process_pages} pages each, of uid {told.uid}; swap and files over {told.proto}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from kemu_lab.phase_report import acceptance_rows, phase_table
+from kemu_lab.phase_report import acceptance_rows, folded, phase_table
 from kemu_lab.quantities import format_size
 from kemu_lab.result import Net, Reclaim, Reserve, RunResult
 
@@ -19,7 +19,7 @@ def print_report(result: RunResult, *, quiet: bool) -> None:
         console.print(_table(result))
         if result.acceptance is not None:
             console.print(phase_table(result.phases))
-            for line in result.acceptance.messages:
+            for line in folded(result.acceptance.messages):
                 console.print(line, markup=False)
     style = "green" if result.lived else "bold red"
     also = f" (also: {', '.join(result.also)})" if result.also else ""

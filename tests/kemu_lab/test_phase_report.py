@@ -4,7 +4,7 @@ import attrs
 import pytest
 from rich.console import Console
 
-from kemu_lab.phase_report import acceptance_rows, phase_table
+from kemu_lab.phase_report import acceptance_rows, folded, phase_table
 from kemu_lab.phases import Phase
 from kemu_lab.report import print_report
 from kemu_lab.result import Acceptance, RunResult
@@ -74,3 +74,10 @@ def test_the_report_has_table_share_and_messages(capsys):
     assert "outage" in text
     assert "[  258.280002] nfs: server 10.0.0.1 not responding, still trying" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_every_task_says_is_told_once():
+    messages = ["[  189.280007] nfs: gone", "[  189.280012] nfs: gone", "[  990.3] nfs: OK", "[  991.0] nfs: gone"]
+
+    assert folded(messages) == ["[  189.280007] nfs: gone (2 times)", "[  990.3] nfs: OK", "[  991.0] nfs: gone"]
+    assert folded([]) == []
