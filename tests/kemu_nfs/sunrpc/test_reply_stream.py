@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kemu_nfs.sunrpc.reply_stream import MAX_FRAGMENT, ReplyStream
+from kemu_nfs.sunrpc.reply_stream import MAX_FRAGMENT, READ_FRAGHDR, STREAM_STATES, ReplyStream
 from kemu_nfs.sunrpc.rpc_task import RpcRqst
 
 LIMIT = 100
@@ -129,3 +129,57 @@ def test_the_second_copy_of_a_reply_is_to_nobody():
     waiting = Waiting(1)
     waiting.stream.feed(record(message(1)) * 2)
     assert len(waiting.replies) == 1
+
+
+def test_a_stream_may_be_cut_at_every_byte():
+    data = record(message(1, 8)) + record(message(77, 12)) + record(message(2, 20), 8, 16)
+    for cut in range(len(data) + 1):
+        waiting = Waiting(1, 2)
+        feed(waiting, data, [cut])
+        assert waiting.replies == [(1, message(1, 8)), (2, message(2, 20))], cut
+        assert waiting.stream.skipped == 16
+
+
+def test_a_call_that_ended_while_its_reply_came_frees_its_slot_for_another():
+    waiting = Waiting(1)
+    waiting.stream.feed(record(message(1, 40))[:20])
+    req = waiting.recv.pop(1)
+    req.clear()
+    waiting.stream.feed(record(message(1, 40))[20:])
+    assert waiting.replies == []
+    assert waiting.stream.state == READ_FRAGHDR
+
+
+def test_of_many_fragments_no_more_is_kept_than_the_call_wants():
+    waiting = Waiting(1, 2)
+    text = message(1, 4 * LIMIT)
+    waiting.stream.feed(record(text, *range(8, len(text), 8)))
+    waiting.stream.feed(record(message(2)))
+    assert waiting.replies == [(1, text[:LIMIT]), (2, message(2))]
+
+
+def test_the_table_of_states_leads_back_to_the_beginning_from_everywhere():
+    assert all(then in STREAM_STATES for state in STREAM_STATES.values() for then in state.then)
+    for number in STREAM_STATES:
+        seen, todo = {number}, [number]
+        while todo:
+            for then in STREAM_STATES[todo.pop()].then:
+                if then not in seen:
+                    seen.add(then)
+                    todo.append(then)
+        assert READ_FRAGHDR in seen
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 150), st.integers(0, 40)), max_size=6), st.binary(max_size=12))
+def test_every_step_of_every_stream_is_in_the_table(records, garbage):
+    waiting = Waiting(1, 2)
+    data = b"".join(record(message(xid, size), *(cut for cut in [4 * cut] if 4 <= cut <= size)) for xid, size, cut in records)
+    before = READ_FRAGHDR
+    for byte in data + garbage:
+        if waiting.stream.broken:
+            break
+        waiting.stream.feed(bytes((byte,)))
+        after = waiting.stream.state
+        assert after == before or after in STREAM_STATES[before].then, (before, after)
+        before = after
