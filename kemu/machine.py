@@ -41,7 +41,7 @@ from kemu.mm.nodes import MAX_NUMNODES, topology
 from kemu.mm.numa import NumaPageAllocator
 from kemu.mm.oom_kill import OomKiller
 from kemu.mm.page_alloc import PageAllocator
-from kemu.mm.page_io import PageIo
+from kemu.mm.page_io import SWAP_OPS, PageIo
 from kemu.mm.pdflush import Pdflush
 from kemu.mm.policies import check_policy, make_geometry, marks_of
 from kemu.mm.process import Processes
@@ -61,7 +61,7 @@ MIN_MEM = 1 << 20
 MAX_MEM = 1 << 40
 
 _KINDS: dict[str, type[Any]] = {
-    **dict.fromkeys(("name", "arch", "slub_debug", "geometry"), str),
+    **dict.fromkeys(("name", "arch", "slub_debug", "geometry", "swap_ops"), str),
     **dict.fromkeys(("mem", "cpus", "seed", "nodes", "constant_pages"), int),
     **dict.fromkeys(("slub_merge", "selinux"), bool),
     "patches": PatchSet,
@@ -92,6 +92,7 @@ class MachineConfig:
     :param slub_merge: let slab caches of like size be one, as a kernel without slub_nomerge does.
     :param geometry: whose slab geometry and marks: 2.6.23, 6.1 or 6.18 (mm/policies.py).
     :param selinux: boot with SELinux, which then judges every packet that a socket gets.
+    :param swap_ops: the methods that carry pages to a swap file: "writepage" (v14), or "swapout" (what the review asked for).
     :param overrides: subsystem class -> a mixin that stands before it, for one's own patch.
     """
 
@@ -109,6 +110,7 @@ class MachineConfig:
     slub_merge: bool = False
     geometry: str = "2.6.23"
     selinux: bool = False
+    swap_ops: str = "writepage"
     overrides: Mapping[type[Any], type[Any]] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
@@ -131,6 +133,8 @@ class MachineConfig:
             )
         setup_slub_debug(self.slub_debug)
         check_policy(self.geometry)
+        if self.swap_ops not in SWAP_OPS:
+            raise ConfigError(f"swap_ops {self.swap_ops!r} is unknown; there are {' and '.join(SWAP_OPS)}")
         if self.arch not in ("x86_64", "i386"):
             raise ConfigError(f"arch {self.arch!r} is unknown; there are x86_64 and i386")
 
@@ -184,7 +188,7 @@ class Machine:
         self.filemap = build(Filemap, kernel, self.lru, self.radix_nodes)
         self.swapfile = build(Swapfile, kernel, self.filemap)
         self.swap_state = build(SwapState, kernel, self.filemap, self.swapfile, self.congestion)
-        self.page_io = build(PageIo, kernel, self.swapfile, self.filemap, self.swap_state)
+        self.page_io = build(PageIo, kernel, self.swapfile, self.filemap, self.swap_state, config.swap_ops)
         # disks
         self.bios = build(Bios, kernel, self.slub)
         self.disks: dict[str, Disk] = {}

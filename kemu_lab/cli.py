@@ -56,6 +56,7 @@ def cli() -> None:
 @click.option("--trace", default=None, metavar="PATH", help="Follow a memory trace of valgrind's lackey.")
 @click.option("--proc", default=None, metavar="DIR", help="Write the client's /proc and /sys into DIR at the end.")
 @click.option("--pcap", default=None, metavar="FILE", help="Write what passes the wire as a pcapng file with comments.")
+@click.option("--swap-ops", default="writepage", metavar="NAME", help="Methods of swap files: writepage (v14), swapout (v15).")
 @click.option("--server", default=None, metavar="URL", help="Swap to a real server: nfs://HOST:PORT/EXPORT?mountport=PORT.")
 @click.option("--via", default=None, metavar="WAY", help="To the real server: gateway, or tap (real TCP, root).  [gateway]")
 @click.option("--allow-remote", is_flag=True, help="Take a real server of another machine.")
@@ -79,6 +80,7 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: Any) -> int
       kemu run acceptance --scale 1/4 --uid 1000
       kemu run --proc out           then: cat out/proc/meminfo
       kemu run --pcap run.pcapng    then: wireshark run.pcapng
+      kemu run --swap-ops swapout --fixes none
       kemu run --mem 16M --server "nfs://127.0.0.1:2049/srv?mountport=635"
     """
     from kemu_lab.numbers import whole_number

@@ -38,7 +38,13 @@ class Pair:
         self.far = far_end(config, self.server, self.wire)
         self.client = Machine(
             MachineConfig(
-                name="client", mem=config.mem, cpus=config.cpus, patches=config.patches, fixes=config.fixes, seed=config.seed
+                name="client",
+                mem=config.mem,
+                cpus=config.cpus,
+                patches=config.patches,
+                fixes=config.fixes,
+                seed=config.seed,
+                swap_ops=config.swap_ops,
             ),
             world,
         )

@@ -150,7 +150,7 @@ class ResumedJob(MainJob):
 def options_of(snapshot: Snapshot, where: str) -> RunConfig:
     """Read the options that the snapshot's run had."""
     run = snapshot.run
-    texts: dict[str, Any] = {key: run.get(key) for key in ("patches", "fixes", "loss", "nic")}
+    texts: dict[str, Any] = {key: run.get(key) for key in ("patches", "fixes", "loss", "nic", "swap_ops")}
     numbers = {key: run.get(key) for key in ("mem", "cpus", "seed", "latency_ns", "mtu")}
     fill = run.get("fill")
     sound = all(isinstance(text, str) for text in texts.values()) and all(type(number) is int for number in numbers.values())

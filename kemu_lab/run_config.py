@@ -8,6 +8,7 @@ import attrs
 
 from kemu.errors import ConfigError
 from kemu.fixes import FixSet
+from kemu.mm.page_io import SWAP_OPS
 from kemu.patches import PatchSet
 from kemu_lab.acceptance_options import AcceptanceOptions, parse_scale, scale_of
 from kemu_lab.capture import prepare_capture
@@ -42,6 +43,7 @@ class RunConfig:
     :param pcap: path of a file for a capture of the wire, or None; it changes nothing in the run either.
     :param server: a real server in the place of kemu's own, or None; ``via`` says how the client reaches it: "gateway" or "tap".
     :param server_dir: a directory that kemu's own server serves, or None: a tree in memory.
+    :param swap_ops: the client's methods for swap files, "writepage" or "swapout".
     :param acceptance: what only the scenario acceptance is asked for.
     :param vehicle: how stacks are switched, "greenlet" or "threads"; None takes the best there is. No option: it changes nothing.
     """
@@ -64,6 +66,7 @@ class RunConfig:
     server: ServerUrl | None = None
     via: str = "gateway"
     server_dir: str | None = None
+    swap_ops: str = "writepage"
     acceptance: AcceptanceOptions = attrs.field(factory=AcceptanceOptions)
     vehicle: str | None = None
 
@@ -90,6 +93,7 @@ class RunConfig:
         via: str | None = None,
         allow_remote: bool = False,
         server_dir: str | None = None,
+        swap_ops: str = "writepage",
         scale: str | None = None,
         never_returns: bool = False,
         **acceptance: str | None,
@@ -128,6 +132,7 @@ class RunConfig:
             server=None if server is None else parse_server(server, allow_remote=allow_remote),
             via=via or "gateway",
             server_dir=server_dir,
+            swap_ops=_swap_ops(swap_ops),
             acceptance=AcceptanceOptions.parse(never_returns=never_returns, **acceptance),
         )
 
@@ -155,6 +160,8 @@ class RunConfig:
             words += ["--mtu", str(self.mtu)]
         if self.nic:
             words += ["--nic", self.nic]
+        if self.swap_ops != plain.swap_ops:
+            words += ["--swap-ops", self.swap_ops]
         words += self.server_words
         for option, value in (("--fill", self.fill), ("--trace", self.trace)):
             if value is not None:
@@ -168,6 +175,13 @@ class RunConfig:
         if self.server is not None:
             words += ["--server", self.server.text, *(["--allow-remote"] if self.server.remote else []), "--via", self.via]
         return words
+
+
+def _swap_ops(word: str) -> str:
+    """Check the name of an interface."""
+    if word not in SWAP_OPS:
+        raise ConfigError(f"--swap-ops {word!r} cannot be used; it is {' or '.join(SWAP_OPS)}")
+    return word
 
 
 def _check_server(scenario: str, server: str | None, via: str | None, *, allow_remote: bool, swap: str | None) -> None:

@@ -151,6 +151,7 @@ def run_options(config: RunConfig) -> dict[str, Any]:
         "mtu": config.mtu,
         "nic": config.nic,
         "fill": config.fill,
+        "swap_ops": config.swap_ops,
     }
 
 

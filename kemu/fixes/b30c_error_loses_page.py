@@ -18,5 +18,9 @@ FIX = Fix(
     title="any error before the flush loses the page",
     mended_in="3.6: dirties the page again",
     expect="outcome: data_loss; counter: pages lost",
-    touches=("kemu_nfs.nfs.commit.NfsCommit.nfs_mark_request_dirty", "kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage"),
+    touches=(
+        "kemu_nfs.nfs.commit.NfsCommit.nfs_mark_request_dirty",
+        "kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage",
+        "kemu_nfs.nfs.write.NfsWrite.swap_page_not_written",
+    ),
 )

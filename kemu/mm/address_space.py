@@ -101,6 +101,16 @@ class AddressSpaceOperations(Protocol):
         """Return the device block of a file's block, 0 for a hole or where files have no blocks."""
 
 
+class SwapOperations(AddressSpaceOperations, Protocol):
+    """The two methods more that a file system has for swap I/O in v15: they are told the swap file, and so who opened it."""
+
+    def swapout(self, file: File, page: Page, wbc: WritebackControl) -> int:
+        """Start writing a locked swap cache page; unlock it."""
+
+    def swapin(self, file: File, page: Page) -> int:
+        """Start reading a locked swap cache page; unlock it when its contents are there."""
+
+
 class BufferedOperations(AddressSpaceOperations, Protocol):
     """The two methods more that generic_file_write() needs."""
 

@@ -41,6 +41,7 @@ PATCH = Patch(
         "kemu_nfs.nfs.commit.NfsCommit.nfs_mark_request_dirty",
         "kemu_nfs.nfs.flush.NfsFlush.nfs_set_pageerror",
         "kemu_nfs.nfs.write.NfsWrite.nfs_do_writepage",
+        "kemu_nfs.nfs.write.NfsWrite.swap_page_not_written",
     ),
     fate=(
         "Dropped in v15, where nfs_swap_out() uses the context with which swapon opened the file. 3.6 writes "

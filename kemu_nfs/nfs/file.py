@@ -29,6 +29,7 @@ from kemu_nfs.nfs.nfs3xdr import PROC_READ, PROC_WRITE, ReadArgs, WriteArgs
 from kemu_nfs.nfs.nfs_client import NfsModule, NfsServer
 from kemu_nfs.nfs.pagelist import NfsPagelist
 from kemu_nfs.nfs.read import NfsRead
+from kemu_nfs.nfs.swap_ops import NfsSwapOps
 from kemu_nfs.nfs.write import NfsWrite
 from kemu_nfs.sunrpc.nfs3_const import NFS_FILE_SYNC
 
@@ -46,6 +47,9 @@ class NfsFileOps:
         self.pagelist = NfsPagelist(module, self.inodes)
         self.write = NfsWrite(module, self.inodes, self.pagelist)
         self.read = NfsRead(module, self.inodes, self.pagelist, self.write)
+        self.swap_ops = NfsSwapOps(self.write, self.read)
+        self.swapout = self.swap_ops.nfs_swap_out
+        self.swapin = self.swap_ops.nfs_swap_in
         server.a_ops = self
         self.swapfile: Callable[[AddressSpace, int], int] | None = None
         if self.patched.nfs_enable_swap:  # [p31]

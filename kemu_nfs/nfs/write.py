@@ -146,6 +146,13 @@ class NfsWrite:
             self.pagelist.nfs_pageio_cond_complete(pgio, page.word_d)
         return self.nfs_page_async_flush(pgio, page)
 
+    def swap_page_not_written(self, nfsi: NfsInode, page: Page, error: int) -> None:
+        """Mark a swap page that got no request (v15: nfs_swap_out()), and keep it dirty if that is mended."""
+        self.flush.nfs_zap_page(nfsi, page)
+        if self.patched.nfs_swap_writepage:  # [p30]
+            if self.fixed.b30c:  # [b30c]
+                self.commit.redirty_swap_page(page, error)
+
     def nfs_page_async_flush(self, pgio: NfsPageio, page: Page) -> int:
         """Set PG_writeback on a page that has a request and gather it (nfs_page_async_flush()); without one do nothing."""
         pagelist = self.pagelist

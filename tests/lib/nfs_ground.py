@@ -23,11 +23,23 @@ class NfsGround:
     """Two machines, a wire, a server with one export, and a mount (not yet mounted)."""
 
     def __init__(
-        self, *, patches="all", fixes="all", mem=32 * MIB, cpus=1, seed=0, wire=None, overrides=None, server=None, **mount
+        self,
+        *,
+        patches="all",
+        fixes="all",
+        mem=32 * MIB,
+        cpus=1,
+        seed=0,
+        wire=None,
+        overrides=None,
+        server=None,
+        swap_ops="writepage",
+        **mount,
     ):
         self.world = World(seed)
         self.machine = Machine(
-            MachineConfig("client", mem, cpus, patches=patches, fixes=fixes, overrides=overrides or {}), world=self.world
+            MachineConfig("client", mem, cpus, patches=patches, fixes=fixes, overrides=overrides or {}, swap_ops=swap_ops),
+            world=self.world,
         )
         self.server_machine = Machine(MachineConfig("server", 256 * MIB), world=self.world)
         self.wire = Wire(self.world, **(wire or {}))
