@@ -4,7 +4,8 @@ Interface: :func:`resume_command`; :func:`resume`, which gives the result.
 
 Rules of this file
     * The file was checked when it was read (snapshot_file.py). What is wrong only together with the options or the server is found
-      before a process runs, and said in one sentence.
+      before a process runs, and said in one sentence. The swap file becomes ours, to be removed at the end, only after the last
+      of these refusals: who named a wrong file or a wrong directory loses nothing.
     * The swap file is activated as swapon activates any: its header stands where mkswap put it. The slots of the processes are then
       claimed, so that no page is written over another.
     * From there on the story is that of the main job, to its end: every page is compared, swapoff, and nothing may be left.
@@ -25,7 +26,7 @@ from kemu.mm import mm_image
 from kemu.mm.address_space import File
 from kemu_lab.hosts import CLIENT_IP, Pair
 from kemu_lab.numbers import whole_number
-from kemu_lab.program_data import MAX_SEED, from_data
+from kemu_lab.program_data import MAX_SEED, check_state, from_data
 from kemu_lab.programs import FillThenRead
 from kemu_lab.progress import Watch, watcher
 from kemu_lab.report import print_report
@@ -51,7 +52,6 @@ class ResumedHome(NfsHome):
     def swap_on(self) -> File | str:
         """Mount the export and use the file as it is."""
         pair = self.pair
-        pair.far.adopt(self.name)
         error = pair.mount.mount()
         if error:
             raise KernelBug(f"mount failed: {errorcode[-error]}")
@@ -90,6 +90,8 @@ class ResumedJob(MainJob):
         self.programs = [
             from_data(process.program, self.contents, self.config.seed, self.where) for process in self.snapshot.processes
         ]
+        for process, program in zip(self.snapshot.processes, self.programs, strict=True):
+            check_state(program, process, self.where)
         workers = [program for program in self.programs if isinstance(program, FillThenRead)]
         if len(workers) != 1:
             raise ConfigError(f"{self.where} cannot be resumed: the main job has one worker, not {len(workers)}")
@@ -116,6 +118,7 @@ class ResumedJob(MainJob):
             if error:
                 raise ConfigError(f"{self.where} cannot be resumed: the memory of {process.comm} cannot be had ({error})")
         self._add_counters()
+        self.pair.far.adopt(self.snapshot.swap_file)
         client.processes.thaw()
 
     def _open_sockets(self) -> None:

@@ -13,6 +13,7 @@ Rules of this file
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from kemu.mm.page import ZERO_PAGE
 from kemu_lab.program_data import to_data
 from kemu_lab.progress import Watch, watcher
 from kemu_lab.scenarios.main_job import FIRST_PORT, MainJob
-from kemu_lab.snapshot_file import ProcessImage, Snapshot, encode, write_file
+from kemu_lab.snapshot_file import ProcessImage, Snapshot, check_target, encode, write_file
 from kemu_lab.swap_home import SWAP_FILE
 
 if TYPE_CHECKING:
@@ -163,8 +164,13 @@ def whole_frame(skb: SkBuff) -> bytes:
     return b"".join(pieces)
 
 
-def take_snapshot(config: RunConfig, watch: Watch, *, at_pages: int | None, at_ns: int | None) -> Snapshot:
-    """Run the main job to the point and return the client as it is there."""
+def take_snapshot(
+    config: RunConfig, watch: Watch, keep: Callable[[Snapshot], None], *, at_pages: int | None, at_ns: int | None
+) -> Snapshot:
+    """Run the main job to the point, give the client as it is there to ``keep``, and return it.
+
+    The swap file is left behind only after ``keep`` has returned: without a snapshot nobody could use it.
+    """
     if config.server is None and config.server_dir is None:
         raise ConfigError("a snapshot needs a server that outlives it: --server-dir DIR or --server URL")
     if config.scenario != "main" or config.swap == "disk" or config.trace is not None:
@@ -174,6 +180,7 @@ def take_snapshot(config: RunConfig, watch: Watch, *, at_pages: int | None, at_n
     job = SnapshotJob(config, watch, at_pages=at_pages, at_ns=at_ns)
     with job.pair:
         snapshot = job.take()
+        keep(snapshot)
         job.pair.far.leave_behind(SWAP_FILE)
         return snapshot
 
@@ -181,10 +188,12 @@ def take_snapshot(config: RunConfig, watch: Watch, *, at_pages: int | None, at_n
 def snapshot_command(
     config: RunConfig, output: str, *, at_pages: int | None, at_ns: int | None, force: bool, as_json: bool, quiet: bool
 ) -> int:
-    """Take a snapshot, write it, and say what is in it."""
+    """Take a snapshot, write it, and say what is in it; whether it may be written there is asked before anything runs."""
+    check_target(output, force=force)
     with watcher(show=not (as_json or quiet)) as watch:
-        snapshot = take_snapshot(config, watch, at_pages=at_pages, at_ns=at_ns)
-    write_file(output, encode(snapshot), force=force)
+        snapshot = take_snapshot(
+            config, watch, lambda taken: write_file(output, encode(taken), force=force), at_pages=at_pages, at_ns=at_ns
+        )
     show(snapshot, output, as_json=as_json)
     return 0
 

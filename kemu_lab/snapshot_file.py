@@ -33,8 +33,11 @@ DIGEST = 32
 MAX_HEADER = 1 << 28
 MAX_PROCESSES = 1 << 12
 MAX_PAGES = 1 << 24  # 64 GiB
-MAX_NS = 1 << 62
-MAX_FRAME = 1 << 14
+MAX_CLOCK_NS = 48 * 3600 * 10**9  # resume must let all of it pass
+MAX_COUNT = 1 << 62
+MAX_SOCKETS = 1 << 12
+MIN_FRAME, MAX_FRAME = 14, 1 << 14
+MAX_FRAMES = 1 << 16
 MAX_NAME = 255
 
 
@@ -141,7 +144,12 @@ class _Reader:
     def text(self, value: Any, key: str) -> str:
         """Take a name."""
         found: str = self.of(value, key, str)
-        if not 0 < len(found) <= MAX_NAME or not found.isprintable() or "/" in found:
+        if (
+            not 0 < len(found.encode(errors="replace")) <= MAX_NAME
+            or not found.isprintable()
+            or "/" in found
+            or found in (".", "..")
+        ):
             raise self.bad(f"{key!r} in its header is no name")
         return found
 
@@ -158,7 +166,7 @@ class _Reader:
     def numbers(self, value: Any, key: str) -> dict[str, int]:
         """Take an object whose members are all numbers."""
         found = self.of(value, key, dict)
-        return {name: self.within(number, name, 0, MAX_NS) for name, number in found.items()}
+        return {name: self.within(number, name, 0, MAX_COUNT) for name, number in found.items()}
 
 
 def decode(data: bytes, name: str) -> Snapshot:
@@ -178,11 +186,11 @@ def decode(data: bytes, name: str) -> Snapshot:
     images = [_read_process(read, process, swap_pages, slots, contents) for process in processes]
     return Snapshot(
         run=read.of(header, "run", dict),
-        clock_ns=read.number(header, "clock_ns", 0, MAX_NS),
+        clock_ns=read.number(header, "clock_ns", 0, MAX_CLOCK_NS),
         swap_file=read.text(swap, "file"),
         swap_pages=swap_pages,
         processes=images,
-        sockets=[_read_socket(read, socket) for socket in read.of(header, "sockets", list)],
+        sockets=_read_sockets(read, read.of(header, "sockets", list)),
         story=read.numbers(header, "story"),
         counters=read.numbers(header, "counters"),
     )
@@ -261,18 +269,40 @@ def _read_process(read: _Reader, value: Any, swap_pages: int, slots: dict[int, b
     )
 
 
-def _read_socket(read: _Reader, value: Any) -> tuple[int, list[bytes]]:
-    """Read a socket and what nobody has read from it."""
-    frames = [read.hexadecimal(frame, "frames", MAX_FRAME) for frame in read.of(value, "frames", list)]
-    return read.number(value, "port", 1, 65535), frames
+def _read_sockets(read: _Reader, values: list[Any]) -> list[tuple[int, list[bytes]]]:
+    """Read the sockets and what nobody has read from them."""
+    if len(values) > MAX_SOCKETS or sum([len(read.of(value, "frames", list)) for value in values]) > MAX_FRAMES:
+        raise read.bad(f"it has more than {MAX_SOCKETS} sockets or {MAX_FRAMES} datagrams")
+    sockets: dict[int, list[bytes]] = {}
+    for value in values:
+        port = read.number(value, "port", 1, 65535)
+        if port in sockets:
+            raise read.bad(f"port {port} stands in it twice")
+        sockets[port] = frames = [read.hexadecimal(frame, "frames", MAX_FRAME) for frame in value["frames"]]
+        if any(len(frame) < MIN_FRAME for frame in frames):
+            raise read.bad("'frames' in its header has one that is too short")
+    return list(sockets.items())
 
 
-def write_file(path: str, data: bytes, *, force: bool = False) -> None:
-    """Write the file, whole or not at all; one that is there is not replaced unless ``force``."""
+def check_target(path: str, *, force: bool) -> None:
+    """Refuse a place where a file cannot be written, or is there and may not be replaced."""
     target = Path(path)
     try:
         if target.exists() and not force:
             raise ConfigError(f"{path} is there already; --force replaces it")
+        if target.is_dir() or not target.parent.is_dir():
+            raise ConfigError(f"{path!r} cannot be written: {'it is a' if target.is_dir() else 'there is no such'} directory")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:  # a NUL byte in the name
+        raise ConfigError(f"{path!r}: {error}") from None
+
+
+def write_file(path: str, data: bytes, *, force: bool = False) -> None:
+    """Write the file, whole or not at all; one that is there is not replaced unless ``force``."""
+    check_target(path, force=force)
+    target = Path(path)
+    try:
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             with partial.open("xb") as file:
@@ -289,9 +319,15 @@ def write_file(path: str, data: bytes, *, force: bool = False) -> None:
 
 
 def read_file(path: str) -> Snapshot:
-    """Read and check a file."""
+    """Read and check a file; of one that is no snapshot only the first line is read."""
+    file_path = Path(path)
     try:
-        data = Path(path).read_bytes()
+        if file_path.exists() and not file_path.is_file():  # a pipe would let us wait for ever
+            raise ConfigError(f"{path} cannot be resumed: it is no regular file")
+        with file_path.open("rb") as file:
+            data = file.read(len(MAGIC))
+            if data == MAGIC:
+                data += file.read()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from None
     except ValueError as error:
