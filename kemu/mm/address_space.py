@@ -218,4 +218,6 @@ class File:
     f_count: int = 1  # who opened it, and each mapping
     ra_prev: int = -1  # struct file_ra_state: the page that was read last,
     ra_size: int = 0  # and how many were read ahead then
+    mmap_hit: int = 0  # faults that met their page in the cache,
+    mmap_miss: int = 0  # and those that did not
     f_path: str = attrs.field(default="", kw_only=True)  # where it lies, as /proc/swaps shows it

@@ -216,7 +216,9 @@ class FileFault:
         result = 0
         while index < _pages_of(mapping.host.size):
             page = filemap.find_lock_page(mapping, index)
-            if page is None and not result:
+            if page is not None and not result:
+                vma.file.mmap_hit += 1
+            elif page is None and not result:
                 result = VM_FAULT_MAJOR
                 self.vmstat.pgmajfault += 1
                 self.readahead.around(mapping, vma.file, index)

@@ -84,3 +84,22 @@ def test_a_window_is_no_more_than_half_of_what_is_free_or_inactive(ground, monke
     limit = ground.memory.readahead._limit(ground.f.f_mapping)
     ground.vmstat.nr_inactive = inactive
     assert limit == 10
+
+
+def test_a_file_whose_faults_mostly_miss_is_not_read_around(ground):
+    file = ground.f
+    file.mmap_miss, file.mmap_hit = 100, 0
+    ground.memory.readahead.around(file.f_mapping, file, 50)
+    assert cached(ground) == []
+    file.mmap_hit = 1
+    file.mmap_miss = 100
+    ground.memory.readahead.around(file.f_mapping, file, 50)
+    assert len(cached(ground)) == 32
+
+
+def test_faults_are_counted_as_hits_and_misses(ground):
+    ground.memory.mm_alloc(ground.task)
+    at = ground.memory.mmap(ground.task, ground.f, 100)
+    for index in (50, 51, 52):
+        ground.memory.read_page(ground.task, at + index)
+    assert (ground.f.mmap_miss, ground.f.mmap_hit) == (1, 2)

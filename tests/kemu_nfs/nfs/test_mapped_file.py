@@ -247,6 +247,7 @@ def test_two_processes_with_mapped_files_and_two_that_swap_outlive_the_server():
     """The author's own test, smaller: everything is on one mount, and its server is away for a quarter of an hour."""
     with mounted(mem=8 * MIB) as ground:
         machine = ground.machine
+        ground.mount.server.bdi.ra_pages = 8  # 1/16 of the memory, 1/16 of the window
         ground.swapon(2000, "swap")
         pages = 800
         files = [make_file(ground, f"data{n}", pages) for n in range(2)]
