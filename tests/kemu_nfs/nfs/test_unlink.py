@@ -23,7 +23,7 @@ def ground():
 
 
 def names(ground):
-    return sorted(name.decode() for _, name, _ in ground.nfsd.server.tree.entries(folder(ground), 0) if name not in (b".", b".."))
+    return sorted(name.decode() for name in folder(ground).entries if name not in (b".", b".."))
 
 
 def folder(ground):
