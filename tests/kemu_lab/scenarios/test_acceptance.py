@@ -14,6 +14,7 @@ import pytest
 import kemu_lab
 from kemu.fixes import FixSet
 from kemu_lab.acceptance_options import AcceptanceOptions
+from kemu_lab.cli import main
 from kemu_lab.progress import Watch
 from kemu_lab.run import run_scenario
 from kemu_lab.run_config import RunConfig
@@ -139,16 +140,15 @@ def test_the_command_says_what_was_asked_for():
 # ---- v14 as it was posted
 
 
-def test_as_posted_another_user_loses_pages():
+def test_as_posted_another_user_loses_pages(capsys):
     """B30b: reclaim in a task of uid 1000 looks for its own open context of root's swap file, finds none, and the page is gone."""
-    options = AcceptanceOptions(uid=1000)
-    run = run_scenario(
-        RunConfig(scenario="acceptance", mem=32 << 20, fixes=FixSet.parse("none"), acceptance=options),
-    )
+    assert main(["run", "acceptance", "--scale", "1/4", "--uid", "1000", "--fixes", "none", "--json"]) == 1
+    run = json.loads(capsys.readouterr().out)
 
-    assert run.outcome == "data_loss"
-    assert "should hold what was written, but holds zeros" in run.reason
-    assert [phase.name for phase in run.phases] == ["steady"]
+    jsonschema.validate(run, SCHEMA)
+    assert run["outcome"] == "data_loss"
+    assert "should hold what was written, but holds zeros" in run["reason"]
+    assert [phase["name"] for phase in run["phases"]] == ["steady"]
 
 
 def test_as_posted_the_old_connection_ends_in_a_softirq_that_takes_a_mutex(small):
