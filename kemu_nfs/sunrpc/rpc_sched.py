@@ -91,7 +91,10 @@ class RpcSched:
             lambda addr: slub.kmem_cache_free(self.buffer_cache, addr),
             page_alloc,
         )
-        self._trace_action = kernel.trace.point("sunrpc:rpc_task_run_action", ("task", "action", "status"))
+        point = kernel.trace.point
+        self._trace_action = point("sunrpc:rpc_task_run_action", ("task", "action", "status"))
+        self._trace_sleep = point("sunrpc:rpc_task_sleep", ("task", "queue", "timeout"))
+        self._trace_wakeup = point("sunrpc:rpc_task_wakeup", ("task", "queue", "status"))
         kernel.judge.explainers["rpc"] = self.explain
 
     # -- sleeping and waking ---------------------------------------------------------------------------------------------------
@@ -112,6 +115,8 @@ class RpcSched:
         task.tk_waitqueue = queue
         task.tk_callback = callback
         timeout = task.tk_timeout
+        if self._trace_sleep.enabled:
+            self._trace_sleep(task.tk_pid, queue.name, timeout)
         if timeout:
             task.tk_timeout_fn = timeout_fn
             timer = task.tk_timer
@@ -144,6 +149,8 @@ class RpcSched:
             return
         queue.remove(task)
         task.tk_waitqueue = None
+        if self._trace_wakeup.enabled:
+            self._trace_wakeup(task.tk_pid, queue.name, task.tk_status)
         timer = task.tk_timer
         if timer is not None:
             task.tk_timer = None

@@ -89,6 +89,10 @@ class Xprt(XprtTimeouts, ABC):
         self.replies_unknown = 0
         self.task_cleanup = Work("xprt_autoclose", self._xprt_autoclose)
         self.idle_timer = Timer("xprt idle", self._xprt_init_autodisconnect)
+        point = kernel.trace.point
+        self._trace_transmit = point("sunrpc:xprt_transmit", ("task", "xid", "status"))
+        self._trace_lookup = point("sunrpc:xprt_lookup_rqst", ("xid", "size"))
+        self._trace_timer = point("sunrpc:xprt_timer", ("task", "xid"))
         explainers = kernel.judge.explainers
         explainers["slot"] = _explain_slot
         explainers.setdefault("reply", _explain_reply)
@@ -306,6 +310,8 @@ class Xprt(XprtTimeouts, ABC):
         elif not req.rq_bytes_sent:
             return
         status = self.send_request(task)
+        if self._trace_transmit.enabled:
+            self._trace_transmit(task.tk_pid, req.rq_xid, status)
         if not status:
             if req.rq_sends:
                 self.retransmissions += 1
@@ -327,11 +333,15 @@ class Xprt(XprtTimeouts, ABC):
         req = task.tk_rqstp
         if req is not None and not req.rq_received:
             task.tk_status = -ETIMEDOUT
+            if self._trace_timer.enabled:
+                self._trace_timer(task.tk_pid, req.rq_xid)
         self.rpc.rpc_wake_up_task(task)
 
     def xprt_complete_rqst(self, req: RpcRqst, reply: bytes) -> None:
         """Hand a reply to its call (xprt_complete_rqst()); from softirq."""
         del self.recv[req.rq_xid]
+        if self._trace_lookup.enabled:
+            self._trace_lookup(req.rq_xid, len(reply))
         req.rq_reply = reply
         req.rq_received = max(len(reply), 1)
         self.judge.progress()

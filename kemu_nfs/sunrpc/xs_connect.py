@@ -63,6 +63,7 @@ class XsTcpConnect:
         self.early_memalloc = True
         self.attempts: list[int] = []
         self.connect_worker = Work("xs_tcp_connect_worker4", self._xs_tcp_connect_worker4)
+        self._trace_state = xprt.kernel.trace.point("sunrpc:rpc_socket_state_change", ("port", "state", "connected"))
         self.late_memalloc = Work("xs_late_memalloc", self._xs_late_memalloc)
 
     def xs_connect(self) -> None:
@@ -147,6 +148,8 @@ class XsTcpConnect:
         if sk is not xprt.inet:
             return
         state = sk.sk_state
+        if self._trace_state.enabled:
+            self._trace_state(sk.sport, state, xprt.connected)
         if state == TCP_ESTABLISHED:
             if not xprt.connected:
                 xprt.connected = True

@@ -207,3 +207,52 @@ def test_a_late_reply_to_a_finished_call_is_nobodys(ground):
     xid = ground.xprt.sent[-1][1]
     ground.xprt._reply(xid.to_bytes(4, "big") + bytes(20))
     assert ground.call()[0] == 0
+
+
+def test_the_trace_tells_a_calls_way(ground):
+    ground.kernel.trace.enable("sunrpc:*")
+    ground.call()
+    names = [name for name, _ in ground.kernel.trace.events("sunrpc:*")]
+    assert names.count("sunrpc:xprt_transmit") == names.count("sunrpc:xprt_lookup_rqst") == 1
+    assert names.count("sunrpc:rpc_task_sleep") == names.count("sunrpc:rpc_task_wakeup") == 2, "the connection and the reply"
+    (sent,) = [fields for name, fields in ground.kernel.trace.events("sunrpc:xprt_transmit")]
+    assert sent["xid"] == ground.xprt.sent[0][1]
+
+
+def test_the_trace_tells_of_timeouts(ground):
+    ground.kernel.trace.enable("sunrpc:xprt_timer")
+    ground.xprt.server = lambda call: None if len(ground.xprt.sent) < 2 else success(call)
+    ground.call()
+    assert len(list(ground.kernel.trace.events("sunrpc:xprt_timer"))) == 1
+
+
+def test_a_late_reply_after_the_retransmission_answers_once(ground):
+    late = []
+    ground.xprt.server = lambda call: late.append(call) if len(ground.xprt.sent) < 2 else success(call)
+    assert ground.call(b"once") == (0, b"once")
+    ground.xprt._reply(success(late[0]))
+    ground.run_for(SECOND)
+    assert ground.call(b"next") == (0, b"next")
+    assert ground.xprt.retransmissions == 1
+
+
+def test_the_reply_to_the_first_try_answers_a_call_that_was_sent_again(ground):
+    late = []
+    ground.xprt.server = late.append
+    ground.start("a")
+    ground.run_for(70 * SECOND)
+    assert len(late) == 2
+    ground.xprt._reply(success(late[0]))
+    ground.run_for(SECOND)
+    assert ground.ops.done == [("a", 0, b"abcd")]
+    ground.xprt._reply(success(late[1]))
+    assert len(ground.ops.done) == 1
+
+
+def test_a_soft_call_of_a_dead_server_leaves_the_transport_to_others():
+    with rpc_ground(soft=True) as ground:
+        ground.xprt.server = lambda _call: None
+        assert ground.call() == (-EIO, None)
+        ground.xprt.server = success
+        assert ground.call()[0] == 0
+        ground.check()

@@ -35,3 +35,16 @@ def test_off_without_on_does_nothing(ground):
     ground.mount.swapper.xs_swapper(0)
 
     assert counts(ground) == before
+
+
+def test_a_transport_that_lost_its_connection_can_begin_and_cease_to_carry_swap(ground):
+    """v14 took the socket for granted; a mount that nobody used for five minutes has none."""
+    before = counts(ground)
+    ground.mount.xprt.xprt_force_close()
+    ground.run_for(1_000_000_000)
+    assert ground.mount.xprt.inet is None
+
+    assert ground.mount.swapper.xs_swapper(1) == 0
+    assert ground.stack.net_reserves.memalloc_socks == 1, "the reference for the time without a socket"
+    assert ground.mount.swapper.xs_swapper(0) == 0
+    assert counts(ground) == before
