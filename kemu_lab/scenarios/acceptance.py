@@ -316,6 +316,7 @@ class AcceptanceTest:
     def result(self) -> RunResult:
         """Put everything into the object that a run tells."""
         told, mount = self.told, self.pair.mount
+        self.meter.end()  # a call of the story itself may never have returned
         self.say_who_died()
         result = self.observer.result()
         result.phases = self.meter.done
