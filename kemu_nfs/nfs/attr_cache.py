@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from kemu.kernel.errno import EIO, ENOMEM, ESTALE
+from kemu.kernel.errno import EIO, ESTALE
 from kemu.kernel.timer import HZ
+from kemu_nfs.nfs.nfs3proc import Nfs3Calls
 from kemu_nfs.nfs.nfs3xdr import PROC_GETATTR, Nfs3Result
 from kemu_nfs.sunrpc.nfs3_const import NF3DIR, NF3LNK, NF3REG
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from kemu.mm.filemap import Filemap
     from kemu_nfs.nfs.inode import NfsInode
     from kemu_nfs.nfs.nfs_client import NfsModule
-    from kemu_nfs.sunrpc.auth import RpcCred
 
 NFS_INO_INVALID_ATTR: Final = 0x0001  # cached attributes are invalid
 NFS_INO_INVALID_DATA: Final = 0x0002  # cached data is older than the server's
@@ -128,30 +128,15 @@ class AttrCache:
         """Ask the server for the attributes: 0 or -errno (__nfs_revalidate_inode())."""
         if nfsi.stale:
             return -ESTALE
-        cred = self._current_cred(nfsi)
-        if cred is None:
-            return -ENOMEM
-        server = nfsi.server
         start = self.sched.jiffies
-        result: Nfs3Result | None
-        status, result = server.client.rpc_call_sync(PROC_GETATTR, nfsi.fh_wire, cred)
-        server.auth.put_rpccred(cred)
-        if result is not None:
-            status = status or result.status
-        if status == -ESTALE:
-            self.nfs_zap_caches(nfsi)
-            if nfsi.attr[:4] != _DIR:
-                nfsi.stale = True
-        if status:
-            return status
-        assert result is not None
+        result = Nfs3Calls(self.module, nfsi.server).call(PROC_GETATTR, nfsi.fh_wire)
+        if isinstance(result, int):
+            if result == -ESTALE:
+                self.nfs_zap_caches(nfsi)
+                nfsi.stale = nfsi.attr[:4] != _DIR
+            return result
         assert result.fattr is not None
         return self._update_inode(nfsi, result.fattr, None, start)
-
-    def _current_cred(self, nfsi: NfsInode) -> RpcCred | None:
-        """Return the credential of who runs."""
-        current = self.sched.current
-        return nfsi.server.auth.lookup_cred(current.uid, current.gid)
 
     def nfs_revalidate_inode(self, nfsi: NfsInode) -> int:
         """Ask the server, unless what is cached is still good: 0 or -errno (nfs_revalidate_inode())."""

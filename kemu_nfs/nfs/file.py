@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kemu.kernel.errno import EBUSY, EINVAL, ENOMEM
+from kemu.kernel.errno import EBUSY, EINVAL, EIO, ENOMEM
 from kemu.mm.address_space import AddressSpace, File, WritebackControl
 from kemu.mm.gfp import GFP_HIGHUSER, PAGE_SHIFT, PAGE_SIZE
 from kemu.mm.mm_struct import Vma
 from kemu.mm.page import Page
 from kemu_nfs.nfs.inode import NfsInode, NfsInodes, NfsOpenContext
+from kemu_nfs.nfs.nfs3proc import Nfs3Calls
 from kemu_nfs.nfs.nfs3xdr import PROC_READ, PROC_WRITE, ReadArgs, WriteArgs
 from kemu_nfs.nfs.nfs_client import NfsModule, NfsServer
 from kemu_nfs.nfs.pagelist import NfsPagelist
@@ -43,6 +44,7 @@ class NfsFileOps:
         self.sched = module.sched
         self.filemap = module.filemap
         self.server = server
+        self.calls = Nfs3Calls(module, server)
         self.inodes = NfsInodes(module)
         self.pagelist = NfsPagelist(module, self.inodes)
         self.write = NfsWrite(module, self.inodes, self.pagelist)
@@ -161,10 +163,11 @@ class NfsFileOps:
             piece = data[done : done + self.server.wsize]
             args = WriteArgs(nfsi.fh_wire, pos + done, len(piece), NFS_FILE_SYNC, None, piece)
             start = self.sched.jiffies
-            status, result = self.server.client.rpc_call_sync(PROC_WRITE, args, ctx.cred)
-            status = status or result.status
-            if status or not result.count:
-                return done or status
+            result = self.calls.call_as(ctx.cred, PROC_WRITE, args)
+            if isinstance(result, int):
+                return done or result
+            if not result.count:
+                return done or -EIO
             self.inodes.nfs_post_op_update_inode_force_wcc(nfsi, result, start)
             done += result.count
             nfsi.inode.size = max(nfsi.inode.size, pos + done)
@@ -175,10 +178,9 @@ class NfsFileOps:
         parts: list[bytes] = []
         while count:
             args = ReadArgs(ctx.nfsi.fh_wire, pos, min(count, self.server.rsize))
-            status, result = self.server.client.rpc_call_sync(PROC_READ, args, ctx.cred)
-            status = status or result.status
-            if status:
-                return b"".join(parts) if parts else status
+            result = self.calls.call_as(ctx.cred, PROC_READ, args)
+            if isinstance(result, int):
+                return b"".join(parts) if parts else result
             parts.append(result.data)
             pos += result.count
             count -= result.count
