@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from kemu.mm.page import PG_referenced
 from kemu.mm.pte import FilePte, PTE_young
+from kemu_nfs.nfs.commit import FLUSH_SYNC
 from nfs_ground import mounted
 
 PAGE = 4096
@@ -67,6 +68,12 @@ class Run:
         page = tree.lookup(index) if tree is not None else None
         if page is None:
             return
+        filemap = self.machine.filemap
+        filemap.wait_on_page_locked(page)  # read ahead
+        filemap.wait_on_page_writeback(page)
+        nfsi = self.files[0].private_data.nfsi
+        if nfsi.ncommit:  # what waits for a COMMIT cannot be freed
+            assert self.ground.mount.ops.write.commit.nfs_commit_inode(nfsi, FLUSH_SYNC) > 0
         page.flags &= ~PG_referenced
         for pte in self.ground.sched.current.mm.ptes.values():
             if isinstance(pte, FilePte) and pte.page is page:
