@@ -11,13 +11,14 @@ from kemu.kernel.timer import HZ
 from kemu_nfs.mount_options import mount_options
 from kemu_nfs.nfs.attr_cache import (
     NFS_INO_INVALID_ACCESS,
+    NFS_INO_INVALID_ATIME,
     NFS_INO_INVALID_ATTR,
     NFS_INO_INVALID_DATA,
     NFS_INO_REVAL_PAGECACHE,
     nfs_size_to_loff_t,
 )
 from kemu_nfs.nfs.nfs3xdr import Nfs3Result
-from kemu_nfs.sunrpc.nfs3_const import NFS3ERR_STALE, NFS3PROC_GETATTR
+from kemu_nfs.sunrpc.nfs3_const import NFS3ERR_IO, NFS3ERR_STALE, NFS3PROC_GETATTR, NFS3PROC_WRITE
 from nfs_ground import PAGE, SECOND, mounted, page_bytes
 
 LATER = 2_000_000_000 << 32  # 2033, as seconds and nanoseconds
@@ -317,3 +318,30 @@ def test_zapping_the_mapping_of_a_file_without_pages_does_nothing(ground):
     ground.machine.memory.file_io.read(ground.file, 0, PAGE)
     ground.inodes.nfs_zap_mapping(ground.nfsi)
     assert ground.nfsi.cache_validity & NFS_INO_INVALID_DATA
+
+
+@pytest.mark.parametrize(
+    ("field", "flag"),
+    [
+        ("mode", NFS_INO_INVALID_ACCESS | NFS_INO_INVALID_ATTR),
+        ("nlink", NFS_INO_INVALID_ATTR),
+        ("atime", NFS_INO_INVALID_ATIME),
+        ("size", NFS_INO_INVALID_ATTR | NFS_INO_REVAL_PAGECACHE),
+    ],
+)
+def test_what_differs_in_an_overtaken_reply_is_asked_for_later(ground, field, flag):
+    attr = with_fields(ground.nfsi.attr, **{field: 77})
+    known = ground.nfsi.attr
+    assert ground.inodes.nfs_refresh_inode(ground.nfsi, reply(attr), ground.nfsi.last_updated) == 0
+    assert ground.nfsi.cache_validity == flag
+    assert ground.nfsi.attr == known
+
+
+def test_a_write_that_fails_before_pages_are_dropped_is_told_by_fsync(ground):
+    file_io = ground.machine.memory.file_io
+    file_io.write(ground.file, 0, page_bytes(0))
+    ground.faults.error(NFS3PROC_WRITE, NFS3ERR_IO)
+    ground.inodes.nfs_zap_mapping(ground.nfsi)
+    assert file_io.read(ground.file, 0, PAGE) == bytes(PAGE), "what the server has: the page went with its write"
+    assert file_io.fsync(ground.file) == -EIO
+    assert ground.kernel.judge.outcome is None

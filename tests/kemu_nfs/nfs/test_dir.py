@@ -13,6 +13,7 @@ from kemu.kernel.errno import (
     ELOOP,
     ENAMETOOLONG,
     ENOENT,
+    ENOMEM,
     ENOTDIR,
     ENOTEMPTY,
     EROFS,
@@ -308,3 +309,27 @@ def test_the_server_judges_each_call(ground):
 def test_a_status_that_nobody_knows_is_eio(ground):
     ground.faults.error(NFS3PROC_GETATTR, 4711)
     assert ground.mount.getattr(ground.mount.root) == -EIO
+
+
+def test_without_memory_there_is_no_inode(ground, monkeypatch):
+    ground.nfsd.server.tree.make_file("/export/f")
+    alloc = ground.machine.slub.kmem_cache_alloc
+    full = ground.mount.modules.inode_cache
+    with monkeypatch.context() as patch:
+        patch.setattr(ground.machine.slub, "kmem_cache_alloc", lambda cache, gfp: None if cache is full else alloc(cache, gfp))
+        assert ground.mount.lookup("f") == -ENOMEM
+        assert ground.mount.create("g") == -ENOMEM
+    assert not isinstance(ground.mount.lookup("f"), int)
+
+
+def test_a_create_whose_reply_has_no_handle_looks_the_name_up(ground, monkeypatch):
+    call = ground.mount.dir.calls.call
+
+    def without_handle(proc, args):
+        result = call(proc, args)
+        if proc.name == "CREATE":
+            result.fh = None
+        return result
+
+    monkeypatch.setattr(ground.mount.dir.calls, "call", without_handle)
+    assert ground.mount.create("f") is ground.mount.lookup("f")

@@ -254,3 +254,55 @@ def test_a_swap_in_stays_one_read_a_page():
         assert {count for _, count in seen} == {PAGE}
         assert len(seen) == 16
         ground.check()
+
+
+# -- pages that are handed over one by one
+
+
+def handed_over(ground, *indexes):
+    """Give locked pages of the cache to ->readpages, wait, and return them."""
+    pages = [ground.machine.filemap.find_or_create_page(ground.file.f_mapping, index) for index in indexes]
+    assert ground.mount.ops.readpages(ground.file, ground.file.f_mapping, pages) == 0
+    ground.wait_for_calls()
+    for page in pages:
+        assert not page.flags & PG_locked
+        ground.machine.page_alloc.put_page(page)
+    return pages
+
+
+def test_beyond_the_end_nobody_is_asked(ground):
+    fill(ground, 1)
+    (page,) = handed_over(ground, 5)
+    assert page.contents == bytes(PAGE)
+    assert page.flags & PG_uptodate
+    assert ground.stats.reads == 0
+
+
+def test_a_page_that_is_uptodate_already_is_left_alone(ground):
+    fill(ground, 2)
+    ground.mount.write_buffered(ground.file, 0, page_bytes(7))
+    first, second = handed_over(ground, 0, 1)
+    assert (first.contents, second.contents) == (page_bytes(7), page_bytes(1))
+    assert ground.stats.reads == 1
+
+
+@pytest.mark.parametrize("rsize", [1024, 32768])
+def test_an_answer_without_a_byte_is_an_error_not_a_loop(ground, rsize):
+    fill(ground, 2)
+    ground.mount.server.rsize = rsize
+    ground.nfsd.server.nfs.rsize = 0
+    assert page_of(ground, 0) == -EIO
+    assert ground.stats.read_errors >= 1
+
+
+def test_a_soft_mount_gives_up_a_read():
+    with mounted(soft=True) as ground:
+        ground.mount.create("f")
+        ground.file = ground.mount.open("f")
+        fill(ground, 2)
+        ground.wire.cut()
+        assert page_of(ground, 0) == -EIO
+        assert ground.stats.read_errors == 1
+        ground.wire.mend()
+        ground.run_for(400 * SECOND)
+        assert page_of(ground, 0).contents == page_bytes(0)
