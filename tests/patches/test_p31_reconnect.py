@@ -16,7 +16,7 @@ from kemu.mm.gfp import _GFP_NOWARN, GFP_ATOMIC
 from kemu.mm.hog import AtomicHog
 from kemu_net.core.sock import SOCK_MEMALLOC
 from kemu_net.drivers.generator import FrameGenerator
-from nfs_ground import CLIENT_IP, MIB, SECOND, NfsGround, page_bytes
+from nfs_ground import CLIENT_IP, MIB, SECOND, NfsGround, mounted, page_bytes
 
 PAGES = 4300
 SLEEPERS = 24
@@ -144,3 +144,22 @@ def test_neither_half_is_missed_while_there_is_memory(half):
         ground.swap_out(0)
         assert ground.read(0) == page_bytes(0)
         assert ground.mount.xprt.established == 2
+
+
+# b31c: a UDP transport that nobody used for five minutes closes its socket, and makes one for the next call
+
+
+@pytest.mark.parametrize(("fixes", "outcome"), [("all,-b31c", "oops"), ("all", None)])
+def test_b31c_swap_over_udp_after_a_quiet_time(fixes, outcome):
+    with mounted(proto="udp", fixes=fixes) as ground:
+        ground.swapon()
+        ground.run_for(310 * SECOND)
+        assert ground.mount.xprt.inet is None
+        ground.spawn(ground.mount.client.rpc_ping)
+        ground.run_for(SECOND)
+        assert ground.kernel.judge.outcome == outcome
+        if outcome:
+            assert "sleeping function called from invalid context" in ground.kernel.judge.reason
+        else:
+            assert ground.mount.xprt.inet.sk_flags & SOCK_MEMALLOC
+            assert ground.stack.net_reserves.memalloc_socks == 2

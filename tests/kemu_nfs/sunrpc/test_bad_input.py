@@ -200,3 +200,30 @@ def test_whatever_the_server_says_every_call_ends_and_nothing_is_left(damage):
         ground.machine.memory.exit_mmap(ground.sched.current)
         assert ground.machine.swapfile.swapoff(file) == 0
         assert ground.stack.net_reserves.memalloc_socks == 0
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(_DAMAGE, min_size=1, max_size=5))
+def test_whatever_datagrams_come_every_call_ends(damage):
+    with mounted(proto="udp") as ground:
+        udp = ground.stack.udp
+        pieces = []
+        spoiler = Damage(type("Sink", (), {"_xs_tcp_data_recv": staticmethod(pieces.append)}), damage)
+        receive = udp.recvfrom
+
+        def spoilt(sk, *, nonblock):
+            answer = receive(sk, nonblock=nonblock)
+            if sk is not ground.mount.xprt.inet or isinstance(answer, int):
+                return answer
+            pieces.clear()
+            spoiler(answer[0])
+            return (b"".join(pieces), *answer[1:])
+
+        udp.recvfrom = spoilt
+        task = ground.spawn(lambda: work(ground))
+        ground.world.run(until=lambda: task.exit_code is not None, for_ns=2000 * SECOND)
+        assert task.exit_code == 0
+        ground.wait_for_calls()
+        assert ground.kernel.judge.outcome is None
+        ground.check()
+        assert ground.mount.xprt.cong == 0
