@@ -9,6 +9,7 @@ from kemu.kernel.errno import EACCES, EBUSY, EEXIST, EINVAL, ENOENT
 from kemu.mm.swap_header import read_header
 from kemu_nfs.mount import NfsMount
 from kemu_nfs.mount_options import mount_options
+from kemu_nfs.server.nfsd import Nfsd
 from nfs_ground import CLIENT_IP, PAGE, SECOND, SERVER_IP, mounted, nfs_ground, page_bytes
 
 
@@ -251,3 +252,25 @@ def test_options_reach_the_transport():
     with mounted(options=mount_options("timeo=20,retrans=7")) as ground:
         timeout = ground.mount.xprt.timeout
         assert (timeout.initval, timeout.retries) == (500, 7)
+
+
+def test_a_mount_over_udp_reads_and_writes_32_kib_in_fragments():
+    with nfs_ground(options=mount_options("udp")) as ground:
+        ground.nfsd.stop()
+        ground.run_for(SECOND)
+        ground.nfsd = Nfsd(
+            ground.server_machine.kernel, ground.server_stack.tcp, ground.nfsd.server, SERVER_IP, udp=ground.server_stack.udp
+        )
+        ground.nfsd.start()
+        assert ground.mount.mount() == 0
+        assert ground.mount.server.rsize == ground.mount.server.wsize == 32768
+        ground.mount.create("f")
+        file = ground.mount.open("f")
+        data = b"".join(page_bytes(i) for i in range(40))
+        file_io = ground.machine.memory.file_io
+        assert file_io.write(file, 0, data) == len(data)
+        assert file_io.fsync(file) == 0
+        ground.machine.filemap.truncate_inode_pages(file.f_mapping)
+        assert file_io.read(file, 0, len(data)) == data
+        assert ground.mount.umount() == 0
+        ground.check()
