@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hostile_server import everything
 from kemu.errors import ConfigError
 from kemu.kernel.errno import EACCES, EBUSY, EEXIST, EINVAL, ENOENT
 from kemu.mm.swap_header import read_header
@@ -273,4 +274,31 @@ def test_a_mount_over_udp_reads_and_writes_32_kib_in_fragments():
         ground.machine.filemap.truncate_inode_pages(file.f_mapping)
         assert file_io.read(file, 0, len(data)) == data
         assert ground.mount.umount() == 0
+        ground.check()
+
+
+def objects(ground):
+    """Objects in use by cache; routes and neighbours outlive the connection, nodes of trees are kept for the next insert."""
+    ground.machine.radix_nodes.drain()
+    slub = ground.machine.slub
+    kept = ("arp_cache", "ip_dst_cache")
+    return {cache.name: used for cache in slub.caches.values() if (used := slub.objects_in_use(cache)) and cache.name not in kept}
+
+
+def test_a_whole_life_of_a_mount_leaves_no_object():
+    with nfs_ground() as ground:
+        before = objects(ground)
+        assert ground.mount.mount() == 0
+        everything(ground)
+        file = ground.swapon()
+        mm = ground.process()
+        for vpn in range(10):
+            ground.write(vpn, page_bytes(vpn))
+            ground.swap_out(vpn)
+        assert ground.machine.swapfile.swapoff(file) == 0
+        assert len(mm.ptes) == 10
+        assert ground.mount.remove("swap") == 0
+        assert ground.mount.umount() == 0
+        ground.run_for(400 * SECOND)
+        assert objects(ground) == before
         ground.check()
