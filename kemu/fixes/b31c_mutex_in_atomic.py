@@ -21,5 +21,6 @@ FIX = Fix(
     touches=(
         "kemu_nfs.sunrpc.xs_connect.XsTcpConnect.xs_close",
         "kemu_nfs.sunrpc.xs_connect.XsUdpConnect._xs_udp_finish_connecting",
+        "kemu_nfs.sunrpc.xs_connect.XsUdpConnect.xs_close",
     ),
 )

@@ -76,6 +76,7 @@ PATCH = Patch(
         "kemu_nfs.sunrpc.xs_connect.XsTcpConnect.xs_tcp_state_change",
         "kemu_nfs.sunrpc.xs_connect.XsUdpConnect._xs_udp_connect_worker4",
         "kemu_nfs.sunrpc.xs_connect.XsUdpConnect._xs_udp_finish_connecting",
+        "kemu_nfs.sunrpc.xs_connect.XsUdpConnect.xs_close",
         "kemu_nfs.sunrpc.xs_swapper.XsSwapper._off",
         "kemu_nfs.sunrpc.xs_swapper.XsSwapper._on",
         "kemu_nfs.sunrpc.xs_swapper.XsSwapper.xs_swapper",

@@ -274,7 +274,7 @@ class XsUdpConnect:
         xprt.judge.progress()
 
     def xs_close(self) -> None:
-        """Drop the socket."""
+        """Drop the socket (xs_close()); the last reference may be a fragment's that the NIC still sends (b31c)."""
         sk = self.xprt.inet
         if sk is None:
             return
@@ -283,7 +283,12 @@ class XsUdpConnect:
         sk.sk_user_data = None
         sk.sk_data_ready = self.socks.sock_def_readable
         sk.sk_write_space = _no_write_space
+        sock_hold(sk)
         self.udp.close(sk)
+        if self.patched.nfs_enable_swap and self.xprt.swapper:  # [p31]
+            if self.fixed.b31c:  # [b31c]
+                self.socks.sk_clear_memalloc(sk)
+        sock_put(sk)
 
 
 def xs_bind4(family: Tcp | Udp, sk: Any, port: int, ports: SunrpcSysctls) -> tuple[int, int]:

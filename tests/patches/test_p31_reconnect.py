@@ -163,3 +163,20 @@ def test_b31c_swap_over_udp_after_a_quiet_time(fixes, outcome):
         else:
             assert ground.mount.xprt.inet.sk_flags & SOCK_MEMALLOC
             assert ground.stack.net_reserves.memalloc_socks == 2
+
+
+@pytest.mark.parametrize(("fixes", "outcome"), [("all,-b31c", "oops"), ("all", None)])
+def test_b31c_a_udp_socket_whose_last_datagram_is_still_in_the_nic_when_it_is_closed(fixes, outcome):
+    with mounted(proto="udp", fixes=fixes) as ground:
+        ground.swapon()
+        xprt = ground.mount.xprt
+
+        def send_and_close():
+            for _ in range(4):
+                ground.stack.udp.sendto(xprt.inet, bytes(20000), ground.mount.server_ip, 9)
+            xprt.close()
+
+        ground.spawn(send_and_close)
+        ground.run_for(SECOND)
+        assert ground.kernel.judge.outcome == outcome
+        assert outcome or ground.stack.net_reserves.memalloc_socks == 1

@@ -17,6 +17,7 @@ class FakeSock:
         self.sk_sndbuf = 10000
         self.sk_rcvbuf = 10000
         self.sk_wmem_alloc = 0
+        self.sk_refcnt = 1
         self.sk_receive_queue = datagrams
 
 
