@@ -372,3 +372,4 @@ class NfsMount:
         self.modules.rpc.check()
         for nfsi in [*self.inodes.values(), *self.dir.stale]:
             self.ops.inodes.check(nfsi)
+            self.ops.write.commit.check(nfsi)

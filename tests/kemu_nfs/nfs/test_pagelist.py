@@ -6,7 +6,7 @@ import pytest
 
 from kemu.errors import KernelBug
 from kemu.mm.fault_inject import FailPageAlloc
-from kemu_nfs.nfs.pagelist import NfsPageio
+from kemu_nfs.nfs.pagelist import PG_NEED_COMMIT, NfsPageio
 from nfs_ground import PAGE, mounted
 
 
@@ -113,6 +113,19 @@ def test_a_gap_or_a_part_or_another_opening_ends_a_gathering(ground):
         request(ground, 6, ctx=other),
     ]
     assert gathered(ground, *reqs) == [[0], [2, 3], [4], [5], [6]]
+
+
+def test_below_a_page_nothing_is_gathered(ground):
+    """Not even the end of one page and the beginning of the next: a request may need several calls there."""
+    reqs = [request(ground, 0, PAGE - 100, 100), request(ground, 1, 0, 100)]
+    assert gathered(ground, *reqs, bsize=1024) == [[0], [1]]
+
+
+def test_a_request_says_that_it_waits_for_a_commit(ground):
+    req = request(ground, 0)
+    assert "COMMIT" not in repr(req)
+    req.wb_flags |= PG_NEED_COMMIT
+    assert repr(req).endswith("count=1 needs COMMIT>")
 
 
 def test_what_does_not_continue_is_sent_first(ground):
