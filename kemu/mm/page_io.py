@@ -16,14 +16,14 @@ Rules of this file
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from kemu.errors import KernelBug
 from kemu.kernel import costs
 from kemu.kernel.core import Kernel
 from kemu.kernel.errno import ENOMEM
 from kemu.kernel.history import PAGE_IN, PAGE_OUT
-from kemu.mm.address_space import WB_SYNC_ALL, AddressSpace, File, WritebackControl
+from kemu.mm.address_space import WB_SYNC_ALL, AddressSpace, File, SwapOperations, WritebackControl
 from kemu.mm.backing_dev import BIO_RW_SYNC, READ, WRITE
 from kemu.mm.filemap import Filemap
 from kemu.mm.gfp import GFP_KERNEL, GFP_NOIO, PAGE_SHIFT, gfp_t
@@ -31,9 +31,6 @@ from kemu.mm.page import Page, PG_error, PG_locked, PG_reclaim, PG_swapcache, PG
 from kemu.mm.swap_info import SWP_FILE, SwapAreas, SwapInfo
 from kemu.mm.swap_state import SwapState
 from kemu.mm.swapops import SWP_OFFSET_MASK
-
-if TYPE_CHECKING:
-    from kemu.mm.address_space import SwapOperations
 
 SWAP_OPS: Final = ("writepage", "swapout")
 SECTORS_PER_PAGE_SHIFT: Final = PAGE_SHIFT - 9
@@ -170,13 +167,13 @@ class PageIo:
 
     def _by_swapout(self, sis: SwapInfo, page: Page, wbc: WritebackControl) -> int:
         """Write as v15 does."""
-        a_ops = cast("SwapOperations", self._file_of(sis).a_ops)
+        a_ops = cast(SwapOperations, self._file_of(sis).a_ops)
         assert sis.swap_file is not None
         return a_ops.swapout(sis.swap_file, page, wbc)
 
     def _by_swapin(self, sis: SwapInfo, page: Page) -> int:
         """Read as v15 does."""
-        a_ops = cast("SwapOperations", self._file_of(sis).a_ops)
+        a_ops = cast(SwapOperations, self._file_of(sis).a_ops)
         assert sis.swap_file is not None
         return a_ops.swapin(sis.swap_file, page)
 
