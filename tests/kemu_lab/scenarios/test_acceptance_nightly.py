@@ -21,9 +21,10 @@ MINUTE = 60 * SECOND
 
 
 @functools.cache
-def quarter(seed=1, fixes="all", **options):
-    options = AcceptanceOptions(**options)
-    return run_scenario(RunConfig(scenario="acceptance", mem=32 << 20, seed=seed, fixes=FixSet.parse(fixes), acceptance=options))
+def quarter(seed=1, fixes="all", swap_ops="writepage", **options):
+    options, fixes = AcceptanceOptions(**options), FixSet.parse(fixes)
+    config = RunConfig(scenario="acceptance", mem=32 << 20, seed=seed, fixes=fixes, swap_ops=swap_ops, acceptance=options)
+    return run_scenario(config)
 
 
 def survived(run, *, as_posted=False):
@@ -47,6 +48,10 @@ def test_the_machine_goes_on(seed, proto, uid):
 @pytest.mark.parametrize("traffic", ["udp-flood", "fragments", "none"])
 def test_it_goes_on_whatever_the_others_send(traffic):
     survived(quarter(traffic=traffic))
+
+
+def test_it_goes_on_with_the_methods_that_the_review_asked_for():
+    survived(quarter(swap_ops="swapout", uid=1000))
 
 
 @pytest.mark.parametrize(("minutes", "asks_at"), [(14, 981), (15, 981), (20, 1281)])
