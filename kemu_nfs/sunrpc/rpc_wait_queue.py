@@ -71,14 +71,17 @@ class RpcWaitQueue:
 
 
 class RpcPriorityQueue(RpcWaitQueue):
-    """``struct rpc_wait_queue`` with priorities (rpc_init_priority_wait_queue())."""
+    """``struct rpc_wait_queue`` with priorities (rpc_init_priority_wait_queue()).
 
-    __slots__ = ("_cookie", "_count", "_length", "_levels", "_nr", "_priority")
+    :ivar qlen: how many sleep.
+    """
+
+    __slots__ = ("_cookie", "_count", "_levels", "_nr", "_priority", "qlen")
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._levels: tuple[dict[int, dict[RpcTask, None]], ...] = tuple({} for _ in range(RPC_NR_PRIORITY))
-        self._length = 0
+        self.qlen = 0
         self._reset()
 
     def _reset(self) -> None:
@@ -97,7 +100,7 @@ class RpcPriorityQueue(RpcWaitQueue):
     def add(self, task: RpcTask) -> None:
         """Put a task behind those of its owner (__rpc_add_wait_queue_priority())."""
         self._levels[task.tk_priority].setdefault(task.tk_cookie, {})[task] = None
-        self._length += 1
+        self.qlen += 1
 
     def remove(self, task: RpcTask) -> None:
         """Take a task out; its owner's next takes its place (__rpc_remove_wait_queue_priority())."""
@@ -106,12 +109,13 @@ class RpcPriorityQueue(RpcWaitQueue):
         del owned[task]
         if not owned:
             del level[task.tk_cookie]
-        self._length -= 1
+        self.qlen -= 1
+        if not self.qlen:
+            self._reset()
 
     def first(self) -> RpcTask | None:
         """Choose the task that is next (__rpc_wake_up_next_priority())."""
-        if not self._length:
-            self._reset()
+        if not self.qlen:
             return None
         level = self._levels[self._priority]
         if level:
@@ -142,4 +146,4 @@ class RpcPriorityQueue(RpcWaitQueue):
 
     def __len__(self) -> int:
         """Count who sleeps."""
-        return self._length
+        return self.qlen

@@ -154,7 +154,8 @@ class Xprt(XprtTimeouts, ABC):
         task.tk_rqstp = None
         req.clear()
         self.free.append(req)
-        self.rpc.rpc_wake_up_next(self.backlog)
+        if self.backlog.qlen:
+            self.rpc.rpc_wake_up_next(self.backlog)
 
     # -- the right to send -----------------------------------------------------------------------------------------------------
 
