@@ -25,7 +25,7 @@ from kemu.errors import ConfigError
 from kemu_lab.gateway import Gateway
 from kemu_lab.nic_words import nic_arguments
 from kemu_lab.real_export import RealExport
-from kemu_lab.real_tree import RealTree
+from kemu_lab.run_tree import RunTree
 from kemu_lab.tap import TapPort, configure, open_tap
 from kemu_net.stack import NetStack
 from kemu_nfs.server.mount_proc import Export
@@ -184,7 +184,7 @@ class DirectoryServer(_Outliving, EmulatedServer):
         assert config.server_dir is not None
         _Outliving.__init__(self)
         self.directory = Path(config.server_dir)
-        self.tree = RealTree(config.server_dir, durable=False)
+        self.tree = RunTree(config.server_dir, lambda: machine.kernel.world.now)
         EmulatedServer.__init__(self, config, machine, wire)
 
     def _rpc_server(self, world: World) -> NfsServer:

@@ -43,7 +43,10 @@ class NodeTable:
     """The objects of one directory that clients have seen.
 
     :param root: the directory; ConfigError if it is none.
+    :ivar node_type: what an object becomes.
     """
+
+    node_type: type[RealNode] = RealNode
 
     def __init__(self, root: str) -> None:
         try:
@@ -70,10 +73,8 @@ class NodeTable:
         key = (found.dev, found.ino, found.generation)
         node = self._by_key.get(key)
         if node is None:
-            dev = 0 if found.dev == self.dev else found.dev & 0xFFFFFFFF
-            serial = self._serials.get(key, 0)
-            handle = _HANDLE.pack(_MAGIC, self.fsid, found.ino, found.generation, serial, dev)
-            node = self._by_key[key] = self.by_handle[handle] = RealNode(handle, found, self.read)
+            handle = self.new_handle(found, self._serials.get(key, 0))
+            node = self._by_key[key] = self.by_handle[handle] = self.node_type(handle, found, self.read)
         else:
             node.fill(found)
         if folder is not None and node is not self.root:
@@ -82,6 +83,11 @@ class NodeTable:
             elif (folder, name) not in node.names:
                 node.names.append((folder, name))
         return node
+
+    def new_handle(self, found: Stat, serial: int) -> bytes:
+        """Make the handle of an object that was not seen before."""
+        dev = 0 if found.dev == self.dev else found.dev & 0xFFFFFFFF
+        return _HANDLE.pack(_MAGIC, self.fsid, found.ino, found.generation, serial, dev)
 
     def drop(self, node: RealNode) -> None:
         """Forget an object that is gone: its handle is stale from now on, whoever gets its number."""
