@@ -32,7 +32,7 @@ from kemu_lab.progress import Watch, watcher
 from kemu_lab.report import print_report
 from kemu_lab.result import RunResult
 from kemu_lab.run_config import MAX_CPUS, RunConfig
-from kemu_lab.scenarios.main_job import MainJob
+from kemu_lab.scenarios.main_job import PAGE_SIZE, MainJob
 from kemu_lab.snapshot import EVENTS, FRAMES, show
 from kemu_lab.snapshot_file import Snapshot, read_file
 from kemu_lab.swap_home import NfsHome
@@ -92,6 +92,9 @@ class ResumedJob(MainJob):
         ]
         for process, program in zip(self.snapshot.processes, self.programs, strict=True):
             check_state(program, process, self.where)
+        carried = sum(len(process.mm.resident) for process in self.snapshot.processes)
+        if carried * PAGE_SIZE >= self.config.mem:
+            raise ConfigError(f"{self.where} cannot be resumed: it carries {carried} pages, which its memory could not hold")
         workers = [program for program in self.programs if isinstance(program, FillThenRead)]
         if len(workers) != 1:
             raise ConfigError(f"{self.where} cannot be resumed: the main job has one worker, not {len(workers)}")
