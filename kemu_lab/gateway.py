@@ -5,26 +5,29 @@ Interface
 
 Rules of this file
     * Virtual time waits for the real answer. While the real server owes a reply the emulated world stands still, ``PATIENCE_S`` at
-      most; the reply then enters the emulated connection ``ANSWER_NS`` later. So no figure of a run depends on how fast the real
-      server is. What still differs from run to run are bytes: file handles, times, the write verifier.
-    * A server that says nothing for that long is silent for the machine too: virtual time goes on, and every ``LOOK_NS`` of it the
-      gateway looks whether something has come.
-    * The stream is passed on as it is, whatever it says. Only the record marks are read, to know how many replies are owed.
+      most; the reply then enters the emulated connection ``ANSWER_NS`` later. Replies go in whole and one by one, however the real
+      socket cuts the stream. So no figure of a run depends on how fast the real server is, only on the order of its answers. What
+      still differs from run to run are bytes: file handles, times, the write verifier.
+    * A server that says nothing for that long is silent for the machine too: virtual time goes on, not faster than real time, and
+      every ``LOOK_NS`` of it the gateway looks whether something has come. Nor does virtual time run away from a server that
+      refuses connects: a connect is refused when real time has caught up, or after ``AWAY_S``. Both depend on the real clock.
+    * The stream is passed on as it is, whatever it says. Only record marks and xids are read, to know which replies are owed. What
+      nobody asked for, the end of an idle connection too, is seen with the next call. What never ends passes in pieces.
     * A connection that one side ends is ended on the other: an orderly end by FIN, anything else by a reset. A real server that
       does not let us connect looks like one whose process dies at accept().
-    * One real reply at a time: the emulated machine sees its calls answered in the order in which the server chose to answer them.
 """
 
 from __future__ import annotations
 
 import select
 import socket
+import struct
+import time
 from typing import TYPE_CHECKING
 
-from kemu.kernel.wait import WaitQueue
+from kemu_lab.passage import CHUNK, Passage
 from kemu_net.core.sock import SHUTDOWN_MASK
 from kemu_net.ipv4.tcp_sock import TcpSock
-from kemu_nfs.server.record_marking import LAST_FRAGMENT
 from kemu_nfs.sunrpc.rpc_const import MOUNT_PORT, NFS_PORT
 
 if TYPE_CHECKING:
@@ -34,75 +37,13 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20.0
 CONNECT_S = 5.0
+AWAY_S = 20.0
 ANSWER_NS = 1_000_000  # a server that takes 1 ms for a call, like kemu's own for a stable write
 LOOK_NS = 100_000_000
+LOOK_S = LOOK_NS / 1e9
 RETRY_NS = 100_000_000
-CHUNK = 1 << 18
+RESET_AT_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER, for no time at all
 WHY = ("server", "the gateway")
-
-
-class RecordCounter:
-    """Counts the messages of a stream by their marks, and keeps none of their bytes.
-
-    :ivar whole: messages that are complete.
-    """
-
-    __slots__ = ("_head", "_last", "_left", "whole")
-
-    def __init__(self) -> None:
-        self.whole = 0
-        self._head = b""  # of a mark that is not complete
-        self._left = 0  # bytes of the fragment that are still to come
-        self._last = False
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
-        at = 0
-        size = len(data)
-        while at < size:
-            if self._left:
-                step = min(self._left, size - at)
-                self._left -= step
-                at += step
-            else:
-                step = min(4 - len(self._head), size - at)
-                self._head += data[at : at + step]
-                at += step
-                if len(self._head) < 4:
-                    return
-                mark = int.from_bytes(self._head, "big")
-                self._head = b""
-                self._left = mark & (LAST_FRAGMENT - 1)
-                self._last = mark >= LAST_FRAGMENT
-            if not self._left and self._last:
-                self.whole += 1
-                self._last = False
-
-
-class Passage:
-    """One emulated connection and the real one that belongs to it.
-
-    :ivar patience: how long the world may stand still for the next reply, in seconds of real time.
-    """
-
-    def __init__(self, sk: TcpSock, real: socket.socket) -> None:
-        self.sk = sk
-        self.real = real
-        self.calls = RecordCounter()
-        self.answers = RecordCounter()
-        self.work = WaitQueue("gateway")
-        self.patience = PATIENCE_S
-        self.closed = False
-        self.reset = False
-
-    @property
-    def owed(self) -> bool:
-        """Tell whether the real server owes a reply."""
-        return self.answers.whole < self.calls.whole
-
-    def something(self) -> bool:
-        """Tell whether who brings replies has something to do."""
-        return self.closed or self.owed
 
 
 class Gateway:
@@ -125,11 +66,12 @@ class Gateway:
         self.silences = 0
         self.calls = 0
         self.answers = 0
+        self._away: tuple[int, float] | None = None  # virtual and real time of the first refusal
         kernel.judge.explainers["server"] = self.explain
 
     def explain(self, _obj: object) -> tuple[str, None]:
         """Tell what the gateway is doing, for who waits for it."""
-        owed = sum(passage.calls.whole - passage.answers.whole for passage in self.passages)
+        owed = sum(len(passage.owed) for passage in self.passages)
         return f"the gateway to {self.url.host}:{self.url.port}: {len(self.passages)} connections, {owed} replies owed", None
 
     def start(self) -> None:
@@ -188,31 +130,47 @@ class Gateway:
         except OSError as error:
             self.refused += 1
             self.kernel.printk.ratelimited("gateway", f"gateway: {self.url.host}:{port}: {error}")
+            self._wait_for_real_time()
             self.tcp.abort(sk)
             return
-        real.settimeout(PATIENCE_S)
+        self._away = None
+        real.setblocking(False)
         real.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sk.nonagle = 1
-        passage = Passage(sk, real)
+        passage = Passage(sk, real, PATIENCE_S)
         self.passages.append(passage)
         self.sched.spawn("gateway-up", lambda: self._up(passage))
         self.sched.spawn("gateway-down", lambda: self._down(passage))
+
+    def _wait_for_real_time(self) -> None:
+        """Let real time pass as virtual time has since the server was away: who starts it again shall find the machine waiting."""
+        now = self.kernel.world.now
+        if self._away is None:
+            self._away = now, time.monotonic()
+        since, real = self._away
+        ahead = (now - since) / 1e9 - (time.monotonic() - real)
+        if ahead > 0:
+            time.sleep(min(ahead, AWAY_S))
 
     def _up(self, passage: Passage) -> None:
         """Carry what the emulated machine says to the real server; end the connection when one side has."""
         while not passage.closed:
             data = self.tcp.recvmsg(passage.sk, CHUNK)
-            if not isinstance(data, bytes) or not data or passage.closed:
+            if passage.closed:
                 break
-            before = passage.calls.whole
+            if not isinstance(data, bytes):
+                passage.real.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+                break
+            if not data:
+                break
             try:
-                passage.real.sendall(data)
+                passage.push(data)
             except OSError:
                 passage.reset = True
                 break
-            passage.calls.feed(data)
-            self.calls += passage.calls.whole - before
-            if passage.calls.whole > before:
+            calls = passage.called(data)
+            if calls:
+                self.calls += calls
                 self.sched.wake_up(passage.work)
         passage.closed = True
         self.passages.remove(passage)
@@ -230,31 +188,45 @@ class Gateway:
             sched.wait_event(passage.work, passage.something, WHY)
             if passage.closed:
                 return
-            data = self._read(passage)
-            if data is None:
+            reply = self._reply(passage)
+            if reply is None:
                 sched.usleep(LOOK_NS, WHY)
                 continue
-            if not data:
+            if not reply:
                 self._hang_up(passage, reset=passage.reset)
                 return
-            before = passage.answers.whole
-            passage.answers.feed(data)
-            self.answers += passage.answers.whole - before
-            sched.usleep(ANSWER_NS * max(1, passage.answers.whole - before), WHY)
-            self._send(passage, data)
+            sched.usleep(ANSWER_NS, WHY)
+            self._send(passage, reply)
+
+    def _reply(self, passage: Passage) -> bytes | None:
+        """Wait for one whole reply; what there is of it if the server falls silent or hangs up, and if it is too long."""
+        parts: list[bytes] = []
+        size = 0
+        whole = passage.answers.whole
+        while size < CHUNK and passage.answers.whole == whole:
+            if not passage.inbox:
+                data = self._read(passage)
+                if not data:
+                    return b"".join(parts) if parts else data
+                passage.inbox = data
+            parts.append(passage.cut())
+            size += len(parts[-1])
+        self.answers += passage.answers.whole - whole
+        return b"".join(parts)
 
     def _read(self, passage: Passage) -> bytes | None:
         """Wait for what the real server says: bytes, none at its end, None if it says nothing."""
         try:
             if not select.select([passage.real], [], [], passage.patience)[0]:
-                self.silences += passage.patience > 0
-                passage.patience = 0.0  # once is enough, until it speaks again
+                if passage.patience == passage.full_patience:
+                    self.silences += 1
+                passage.patience = LOOK_S  # once is enough, until it speaks again
                 return None
             data = passage.real.recv(CHUNK)
         except OSError:
             passage.reset = True
             return b""
-        passage.patience = PATIENCE_S
+        passage.patience = passage.full_patience
         return data
 
     def _send(self, passage: Passage, data: bytes) -> None:

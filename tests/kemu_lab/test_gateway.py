@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kemu.errors import ConfigError
 from kemu_lab import gateway
-from kemu_lab.gateway import RecordCounter
 from kemu_lab.hosts import Pair
 from kemu_lab.run_config import RunConfig
 from kemu_lab.server_url import ServerUrl
@@ -105,7 +104,8 @@ def test_every_page_lies_on_the_real_servers_disk_and_comes_back(tmp_path):
         assert_whole(story(url, "gateway", tmp_path))
 
 
-def test_a_server_that_is_killed_and_started_again_loses_nothing(tmp_path):
+def test_a_server_that_is_killed_and_started_again_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(gateway, "AWAY_S", 0.0)  # it is started again when virtual time says so
     with serving(tmp_path) as (first, process):
         port = first.split("nfsport=")[1].split("&")[0]
 
@@ -134,16 +134,66 @@ def test_a_file_of_the_name_is_not_touched(tmp_path):
     assert (tmp_path / "swapfile").read_text() == "somebody's"
 
 
+# ---- the same figures, however the real server's clock goes
+
+
+def replies_to(calls):
+    """Give a long reply to each of the calls."""
+    return b"".join(frame(bytes([number]) * 3000) for number in calls)
+
+
+def at_once(conn, replies):
+    conn.sendall(replies)
+
+
+def in_pieces(conn, replies):
+    for at in range(0, len(replies), 1777):
+        conn.sendall(replies[at : at + 1777])
+        time.sleep(0.002)
+
+
+def test_a_reply_arrives_at_a_time_that_depends_on_no_real_clock(monkeypatch):
+    calls = range(1, 9)
+
+    def arrivals(manner):
+        seen = []
+
+        def serve(conn):
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            conn.recv(65536)
+            manner(conn, replies_to(calls))
+            conn.recv(1)
+
+        with answering(serve) as port, pair_at(port, monkeypatch) as pair:
+            pair.wire.taps.append(lambda at, data: seen.append((at, len(data))))
+            heard = say(pair, b"".join(frame(bytes([number]) * 4) for number in calls), for_ns=SECOND)
+            assert heard["data"] == replies_to(calls)
+        return seen
+
+    assert arrivals(at_once) == arrivals(in_pieces)
+
+
+def test_two_runs_with_the_same_server_are_the_same(tmp_path):
+    results = []
+    for name in ("one", "two"):
+        directory = tmp_path / name
+        directory.mkdir()
+        with serving(directory) as (url, _):
+            results.append(story(url, "gateway", directory, pages=2600))
+    assert results[0]["out"] > 50
+    assert results[0] == results[1]
+
+
 # ---- what a server may do to a connection
 
 
 def test_the_stream_is_passed_on_as_it_is(monkeypatch):
     def echo_backwards(conn):
         while data := conn.recv(65536):
-            conn.sendall(frame(data[4:][::-1]))
+            conn.sendall(frame(data[4:8] + data[8:][::-1]))
 
     with answering(echo_backwards) as port, pair_at(port, monkeypatch) as pair:
-        assert say(pair, frame(b"hello world!"))["data"] == frame(b"!dlrow olleh")
+        assert say(pair, frame(b"xid1hello world!"))["data"] == frame(b"xid1!dlrow olleh")
 
 
 def test_a_call_in_pieces_is_one_call(monkeypatch):
@@ -204,14 +254,85 @@ def test_who_is_refused_by_the_real_server_is_reset(monkeypatch):
         assert pair.far.gateway.refused == 1
 
 
+def test_a_connect_is_refused_when_real_time_has_caught_up(monkeypatch):
+    naps = []
+    monkeypatch.setattr(gateway, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=naps.append))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+    with pair_at(port, monkeypatch) as pair:
+        for _ in range(3):
+            say(pair, frame(b"call"), for_ns=12 * SECOND)
+        assert naps == [pytest.approx(12, abs=0.1), gateway.AWAY_S]
+
+
+def test_the_clients_reset_is_carried_to_the_server(monkeypatch):
+    ends = []
+
+    def listen(conn):
+        try:
+            while conn.recv(65536):
+                pass
+            ends.append("end")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    with answering(listen) as port, pair_at(port, monkeypatch) as pair:
+        tcp = pair.client_net.tcp
+
+        def talk(leave):
+            sk = tcp.sock_create()
+            tcp.connect(sk, 0x0A000001, 2049)
+            tcp.sendmsg(sk, frame(b"ab"))
+            pair.client.kernel.sched.usleep(SECOND // 10, ("time", None))
+            leave(sk)
+
+        for number, leave in enumerate((tcp.abort, tcp.close), 1):
+            pair.client.kernel.sched.spawn("talk", lambda leave=leave: talk(leave))
+            pair.world.run(for_ns=SECOND)
+            for _ in range(500):
+                if len(ends) == number:
+                    break
+                time.sleep(0.01)
+        assert ends == ["reset", "end"]
+        assert pair.far.gateway.passages == []
+
+
+def test_replies_that_nobody_asked_for_delay_no_other(monkeypatch):
+    def stammer(conn):
+        while data := conn.recv(65536):
+            conn.sendall(frame(b"xxxx") + frame(data[4:]) + frame(data[4:]))
+
+    with answering(stammer) as port, pair_at(port, monkeypatch) as pair:
+        tcp = pair.client_net.tcp
+        heard = []
+
+        def talk():
+            sk = tcp.sock_create()
+            tcp.connect(sk, 0x0A000001, 2049)
+            for call in (b"call", b"more"):
+                tcp.sendmsg(sk, frame(call))
+                got = b""
+                while frame(call) not in got:
+                    got += tcp.recvmsg(sk, 65536)
+                heard.append(call)
+            tcp.close(sk)
+
+        pair.client.kernel.sched.spawn("talk", talk)
+        pair.world.run(for_ns=SECOND)
+        assert heard == [b"call", b"more"]
+        assert pair.far.gateway.silences == 0
+
+
 def test_a_silent_server_does_not_stop_virtual_time_for_ever(monkeypatch):
     monkeypatch.setattr(gateway, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(gateway, "LOOK_S", 0.001)
     late = threading.Event()
 
     def sleep_then_answer(conn):
         conn.recv(65536)
         late.wait(20)
-        conn.sendall(frame(b"late"))
+        conn.sendall(frame(b"call, late"))
 
     with answering(sleep_then_answer) as port, pair_at(port, monkeypatch) as pair:
         heard = say(pair, frame(b"call"), for_ns=5 * SECOND)
@@ -222,7 +343,7 @@ def test_a_silent_server_does_not_stop_virtual_time_for_ever(monkeypatch):
             pair.world.run(for_ns=SECOND)
             if heard["data"]:
                 break
-        assert heard["data"] == frame(b"late")
+        assert heard["data"] == frame(b"call, late")
 
 
 def test_a_stopped_gateway_refuses_and_a_started_one_serves(monkeypatch):
@@ -238,22 +359,3 @@ def test_a_stopped_gateway_refuses_and_a_started_one_serves(monkeypatch):
         pair.start_server()
         pair.world.run(for_ns=SECOND)
         assert say(pair, frame(b"call"))["data"] == frame(b"call")
-
-
-# ---- counting
-
-
-@given(st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=3), max_size=6), st.data())
-@settings(max_examples=50, deadline=None)
-def test_records_are_counted_however_the_stream_is_cut(records, data):
-    stream = b""
-    for fragments in records:
-        for number, fragment in enumerate(fragments):
-            last = 0x80000000 if number == len(fragments) - 1 else 0
-            stream += (last | len(fragment)).to_bytes(4, "big") + fragment
-    counter = RecordCounter()
-    while stream:
-        size = data.draw(st.integers(1, len(stream)))
-        counter.feed(stream[:size])
-        stream = stream[size:]
-    assert counter.whole == len(records)
