@@ -117,11 +117,11 @@ class Processes:
         step_cost = costs.COPY_PAGE
         code = 0
         while not code:
+            if self._freezing:
+                self._refrigerator(task)
             if task.killed:
                 code = 128 + SIGKILL
                 break
-            if self._freezing:
-                self._refrigerator(task)
             step = program.step()
             if step is None:
                 break

@@ -194,3 +194,66 @@ def test_a_system_call_that_fails_ends_the_program_with_its_errno(files, steps, 
     files.disk.fail(0, 10**6)
     of_file = [(step[0], file, *step[2:]) if step[0] in ("mmap", "file_read", "file_write") else step for step in steps]
     assert run_on(files, *of_file) == errno
+
+
+# ---- the freezer
+
+
+def test_a_frozen_process_stands_between_two_steps_until_it_is_thawed(ground):
+    program = Script(("grow", 9), *(("write", vpn, page_bytes(vpn)) for vpn in range(9)))
+    task = ground.processes.spawn("p", program)
+    ground.processes.freeze()
+    ground.world.run(for_ns=10**9)
+    assert ground.processes.is_frozen(task) and ground.processes.at_rest(task)
+    assert program.cursor == 0
+    ground.processes.thaw()
+    ground.run(task)
+    assert task.exit_code == 0
+    assert not ground.processes.is_frozen(task)
+    ground.check()
+
+
+def test_the_step_that_is_under_way_is_ended_first(ground):
+    program = Script(("grow", 2), ("sleep", 25), ("write", 1, page_bytes(1)))
+    task = ground.processes.spawn("p", program)
+    ground.world.run(for_ns=10**7)
+    ground.processes.freeze()
+    ground.world.run(for_ns=10**7)
+    assert not ground.processes.at_rest(task)  # a nap ends by itself: it is no rest
+    ground.world.run(for_ns=10**9)
+    assert ground.processes.is_frozen(task)
+    assert (program.cursor, task.mm.ptes) == (2, {})
+
+
+def test_who_sleeps_until_he_is_woken_is_at_rest_and_freezes_when_he_is(ground):
+    program = Script(("sleep", None), ("grow", 1))
+    task = ground.processes.spawn("p", program)
+    ground.world.run(for_ns=10**7)
+    ground.processes.freeze()
+    assert ground.processes.at_rest(task) and not ground.processes.is_frozen(task)
+    ground.sched.wake_up_process(task)
+    ground.world.run(for_ns=10**7)
+    assert ground.processes.is_frozen(task) and program.cursor == 1
+
+
+def test_a_process_can_begin_asleep(ground):
+    program = Script(("grow", 1))
+    task = ground.processes.spawn("p", program, asleep=True)
+    ground.world.run(for_ns=10**9)
+    assert ground.processes.at_rest(task) and program.cursor == 0
+    ground.sched.wake_up_process(task)
+    ground.run(task)
+    assert task.exit_code == 0
+
+
+def test_a_frozen_process_that_is_killed_dies_when_it_is_thawed(ground):
+    program = Script(*[("sleep", 1)] * 9)
+    task = ground.processes.spawn("p", program)
+    ground.processes.freeze()
+    ground.world.run(for_ns=10**8)
+    ground.processes.kill(task)
+    ground.processes.thaw()
+    ground.run(task)
+    assert task.exit_code == 137
+    assert program.cursor == 0
+    ground.check()
