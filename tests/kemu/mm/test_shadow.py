@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from kemu.mm.page import ZERO_PAGE
+from kemu.mm.shadow import Digest
 from swap_ground import page_bytes, swap_ground
 
 
@@ -79,3 +82,25 @@ def test_who_leaves_is_forgotten(ground):
     ground.memory.write_page(ground.task, 0, page_bytes(0))
     ground.memory.exit_mmap(ground.task)
     assert ground.shadow.pages == {}
+
+
+def test_a_page_known_by_its_sha256_alone_is_compared_too(ground):
+    ground.shadow.of(1)[5] = Digest(hashlib.sha256(b"x").digest())
+    assert ground.shadow.verify(1, 5, b"x", "here")
+    assert not ground.shadow.verify(1, 5, b"y", "here")
+    assert ground.judge.outcome == "data_loss"
+
+
+def test_writing_such_a_page_makes_its_bytes_known(ground):
+    ground.shadow.of(1)[5] = Digest(hashlib.sha256(b"x").digest())
+    ground.shadow.record(1, 5, b"y")
+    assert ground.shadow.of(1)[5] == b"y"
+
+
+def test_the_audit_reads_the_area_for_a_page_known_by_its_sha256(ground):
+    ground.memory.write_page(ground.task, 0, page_bytes(0))
+    ground.swap_out(0)
+    ground.shadow.of(ground.mm.mm_id)[0] = Digest(hashlib.sha256(page_bytes(0)).digest())
+    assert ground.memory.audit(read_disk(ground)) == (1, 0)
+    ground.disk.blocks[ground.mm.ptes[0].entry] = page_bytes(1)
+    assert ground.memory.audit(read_disk(ground)) == (1, 1)

@@ -159,3 +159,34 @@ def test_the_search_finds_what_the_kernels_walk_finds(size, actions):
                 slots.free(used.pop(where % len(used)))
         slots.check()
     assert len(used) == slots.inuse_pages
+
+
+def test_a_claimed_slot_is_taken_once():
+    slots = SwapMap(10)
+    assert slots.claim(4)
+    assert not slots.claim(4)
+    assert (slots.counts[4], slots.inuse_pages) == (1, 1)
+    slots.check()
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 3, 10, 2**24])
+def test_a_header_a_bad_slot_and_one_outside_cannot_be_claimed(offset):
+    slots = SwapMap(10)
+    slots.mark_bad(3)
+    before = list(slots.counts)
+    assert not slots.claim(offset)
+    assert list(slots.counts) == before
+
+
+@given(st.lists(st.integers(1, 39), unique=True), st.integers(0, 60))
+@settings(max_examples=50, deadline=None)
+def test_what_is_claimed_is_never_given_out_and_all_else_is(claimed, scans):
+    slots = SwapMap(40)
+    assert all(slots.claim(offset) for offset in claimed)
+    given_out = [offset for offset in (slots.scan() for _ in range(scans)) if offset]
+    assert not set(given_out) & set(claimed)
+    assert len(given_out) == min(scans, 39 - len(claimed))
+    slots.check()
+    for offset in claimed:
+        assert slots.free(offset) == 0
+    slots.check()
