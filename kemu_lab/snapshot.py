@@ -133,6 +133,9 @@ class SnapshotJob(MainJob):
                 raise ConfigError(f"{task.comm}:{task.pid} maps a file, which a snapshot cannot carry")
             program = task.data["program"]
             image = mm_image.take(task.mm, client.swap_state, client.shadow, rank)
+            for vpn, data in image.resident:  # what is carried is believed from now on
+                if not client.shadow.verify(task.mm.mm_id, vpn, data, f"snapshot of {task.comm}:{task.pid}"):
+                    raise ConfigError(f"there is nothing to write down: {client.kernel.judge.reason}")
             asleep = not client.processes.is_frozen(task)
             images.append(ProcessImage(task.comm, task.uid, to_data(program), asleep, image))
         return images

@@ -14,7 +14,7 @@ import pytest
 
 import kemu_lab
 from kemu.errors import ConfigError
-from kemu.mm.page import PG_locked, PG_writeback
+from kemu.mm.page import Page, PG_locked, PG_writeback
 from kemu_lab.cli import main
 from kemu_lab.progress import Watch
 from kemu_lab.run_config import RunConfig
@@ -238,6 +238,20 @@ def test_at_the_quiet_point_nothing_is_in_flight(tmp_path):
         assert (client.vmstat.pswpout, pair.client_net.stats.tx_frames - frames) == (now, 0)
         client.check()
         pair.client_net.check()
+
+
+def test_a_page_that_is_wrong_already_is_not_carried(tmp_path):
+    half = job(tmp_path)
+    with half.pair as pair:
+        half.swap_on()
+        half.start_processes()
+        half.load()
+        half.come_to_rest()
+        page = next(pte for pte in half.worker.mm.ptes.values() if isinstance(pte, Page))
+        page.contents = b"!" * PAGE
+        with pytest.raises(ConfigError, match="other bytes"):
+            half._describe()
+        assert pair.world.judge.outcome == "data_loss"
 
 
 class Deserted(SnapshotJob):
