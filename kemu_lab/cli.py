@@ -108,6 +108,7 @@ def run(as_json: bool, quiet: bool, cpus: str, seed: str, **options: Any) -> int
 @click.option("--mtu", default="1500", metavar="N", help="As for run.  [1500]")
 @click.option("--nic", default="", metavar="WORDS", help="As for run.")
 @click.option("--fill", default=None, metavar="PATH", help="As for run.")
+@click.option("--swap-ops", default="writepage", metavar="NAME", help="As for run.  [writepage]")
 @click.option("--server-dir", default=None, metavar="DIR", help="Kemu's own server keeps its files in DIR.")
 @click.option("--server", default=None, metavar="URL", help="A real server: nfs://HOST:PORT/EXPORT?mountport=PORT.")
 @click.option("--allow-remote", is_flag=True, help="Take a real server of another machine.")

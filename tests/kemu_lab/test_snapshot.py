@@ -11,16 +11,19 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import kemu_lab
 from kemu.errors import ConfigError
 from kemu.mm.page import Page, PG_locked, PG_writeback
 from kemu_lab.cli import main
 from kemu_lab.progress import Watch
+from kemu_lab.resume import options_of
 from kemu_lab.run_config import RunConfig
 from kemu_lab.server_url import parse_server
 from kemu_lab.snapshot import SnapshotJob, take_snapshot
-from kemu_lab.snapshot_file import read_file
+from kemu_lab.snapshot_file import decode, read_file
 from kemu_lab.swap_home import SWAP_FILE
 from real_ground import serving
 from snapshot_ground import put_together, take_apart
@@ -151,6 +154,22 @@ def test_it_says_what_it_has_written(taken):
     assert facts["virtual_ns"] == snapshot.clock_ns
     assert facts["pages_in_swap"] == sum(len(process.mm.swapped) for process in snapshot.processes)
     assert (facts["processes"], facts["sockets"], facts["run"]["mem"]) == (61, 60, MEM)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_no_damage_to_a_real_file_is_overlooked(taken, data):
+    whole = taken.file.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]):
+        with pytest.raises(ConfigError):
+            decode(damaged, "c.kemu")
+
+
+def test_the_interface_for_swap_files_moves_along(tmp_path):
+    config = RunConfig(mem=MEM, server_dir=str(tmp_path), swap_ops="swapout")
+    snapshot = take_snapshot(config, Watch(), lambda _: None, at_pages=100, at_ns=None)
+    assert options_of(snapshot, "c.kemu").swap_ops == "swapout"
 
 
 # ---- what is wrong only together with the server
