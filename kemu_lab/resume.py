@@ -120,6 +120,8 @@ class ResumedJob(MainJob):
             error = mm_image.restore(client.memory, client.swapfile, task, process.mm)
             if error:
                 raise ConfigError(f"{self.where} cannot be resumed: the memory of {process.comm} cannot be had ({error})")
+        at_rest = client.processes.at_rest
+        self.pair.world.run(until=lambda: all(at_rest(task) for task in self.tasks))  # who sleeps can be woken from now on
         self._add_counters()
         self.pair.far.adopt(self.snapshot.swap_file)
         client.processes.thaw()

@@ -131,6 +131,19 @@ def test_it_goes_on_against_a_real_server_too(taken, tmp_path, capsys):
     assert list((tmp_path / "export").iterdir()) == []
 
 
+def test_a_client_whose_work_is_done_only_has_to_leave(taken, tmp_path, capsys):
+    """The worker sleeps until it is told to end: the second half begins with the end of the story."""
+    header, pages = take_apart(taken.file.read_bytes())
+    worker = header["processes"][-1]
+    size = worker["program"]["written"]
+    worker["program"] |= {"pages": size, "grown": size, "reads": 0, "read": 0, "done": 1}
+    worker |= {"brk": size, "asleep": True}
+    (tmp_path / "done.kemu").write_bytes(put_together(header, pages))
+    assert main(["resume", str(tmp_path / "done.kemu"), "--server-dir", str(taken.server(tmp_path)), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["outcome"], result["pages"]["touched"]) == ("survived", size + 60 * 4)
+
+
 # ---- what is in the file
 
 
