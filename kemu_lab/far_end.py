@@ -14,10 +14,6 @@ Rules of this file
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import select
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,7 +22,7 @@ from kemu_lab.gateway import Gateway
 from kemu_lab.nic_words import nic_arguments
 from kemu_lab.real_export import RealExport
 from kemu_lab.run_tree import RunTree
-from kemu_lab.tap import TapPort, configure, open_tap
+from kemu_lab.tap_link import TapLink
 from kemu_net.stack import NetStack
 from kemu_nfs.server.mount_proc import Export
 from kemu_nfs.server.nfsd import Nfsd
@@ -47,8 +43,6 @@ PAGE_SIZE = 4096
 EXPORT = "/export"
 TAP_NAME = "kemu0"
 TAP_MTU = 1500
-PUMP_NS = 500_000  # virtual time between two looks at a TAP device
-LAG_NS = 50_000_000  # further behind than this, virtual time gives up catching up with real time
 
 
 def boot_stack(machine: Machine, wire: Wire, mac: bytes, ip: int, mtu: int, *, judged: bool = False, nic: str = "") -> NetStack:
@@ -283,40 +277,29 @@ class GatewayServer(_RealServer):
 
 
 class TapServer(_RealServer):
-    """The real Linux at the other end of a TAP device: its TCP speaks with the emulated one.
-
-    Real and virtual time go together: virtual time never runs ahead. When emulation is slower than the computer, it falls behind
-    and goes on from where it is. Nothing of such a run can be repeated.
-    """
+    """The real Linux at the other end of a TAP device: its TCP speaks with the emulated one."""
 
     def __init__(self, config: RunConfig, machine: Machine, wire: Wire) -> None:
-        assert config.server is not None
+        url = config.server
+        assert url is not None
         if config.mtu != TAP_MTU:
             raise ConfigError(f"--mtu {config.mtu} cannot be used with --via tap: the device has {TAP_MTU}")
-        super().__init__(config.server)
-        self.ports = (config.server.port, config.server.mountport)
+        if url.remote:
+            raise ConfigError(f"--server {url.text} cannot be used with --via tap: only this machine is at the device's other end")
+        self.ports = (url.port, url.mountport)
         self.stacks: dict[str, NetStack] = {}
-        self.world: World = machine.kernel.world
-        self.fd = open_tap(TAP_NAME)
+        self.link = TapLink(machine.kernel.world, wire, TAP_NAME, SERVER_IP, PREFIX)
+        self.port: Port = self.link.port
         try:
-            mac = configure(TAP_NAME, str(ipaddress.IPv4Address(SERVER_IP)), PREFIX)
+            super().__init__(url)
         except ConfigError:
-            os.close(self.fd)
+            self.link.close()
             raise
-        self.port = TapPort(self.world, wire, self.fd, mac)
-        self._offset = time.monotonic_ns() - self.world.now
-        self.world.post(self.world.now, self._pump)
-
-    def _pump(self, _: object) -> None:
-        """Let real time catch up, take what the device has, and come again."""
-        world = self.world
-        ahead = world.now - (time.monotonic_ns() - self._offset)
-        if ahead > 0:
-            select.select([self.fd], [], [], ahead / 1e9)
-        elif ahead < -LAG_NS:
-            self._offset -= ahead
-        self.port.take()
-        world.post(world.now + PUMP_NS, self._pump)
+        try:
+            self.link.check_served(self.ports, url.text)
+        except ConfigError:
+            self.close()
+            raise
 
     def start(self) -> None:
         """Do nothing: the real server runs."""
@@ -328,7 +311,7 @@ class TapServer(_RealServer):
     def close(self) -> None:
         """Hang up, and let the device go."""
         super().close()
-        os.close(self.fd)
+        self.link.close()
 
 
 def far_end(config: RunConfig, machine: Machine, wire: Wire) -> FarEnd:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import subprocess
@@ -14,30 +13,17 @@ import pytest
 from kemu.errors import ConfigError
 from kemu_lab import tap
 from kemu_lab.cli import main
+from tap_ground import why_no_tap
 
 CHILD = Path(__file__).parents[1] / "lib" / "tap_child.py"
 SECONDS = 60
 
 
-@functools.cache
-def why_not() -> str:
-    """Say why no TAP device can be made in a namespace of one's own, or nothing."""
-    if not Path(tap.TUN_DEVICE).exists():
-        return f"there is no {tap.TUN_DEVICE}"
-    if shutil.which("unshare") is None:
-        return "unshare (util-linux) is not installed"
-    make = f"import sys; sys.path[:0] = [{str(CHILD.parents[2])!r}]; from kemu_lab.tap import open_tap; open_tap('kemu0')"
-    done = subprocess.run(
-        ["unshare", "-n", sys.executable, "-c", make], check=False, capture_output=True, text=True, timeout=SECONDS
-    )
-    return "" if done.returncode == 0 else f"no TAP device can be made: {(done.stderr.strip() or '?').splitlines()[-1]}"
-
-
 @pytest.fixture
 def talk(tmp_path):
     """Run one case in a namespace of its own."""
-    if why_not():
-        pytest.skip(why_not())
+    if why_no_tap():
+        pytest.skip(why_no_tap())
 
     def run(case, pcap=""):
         words = ["unshare", "-n", sys.executable, str(CHILD), case, *([str(pcap)] if pcap else [])]
@@ -111,8 +97,8 @@ def test_wrong_use_is_one_sentence(words, capsys):
 
 
 def test_the_verb_serves_for_a_while():
-    if why_not():
-        pytest.skip(why_not())
+    if why_no_tap():
+        pytest.skip(why_no_tap())
     words = ["unshare", "-n", sys.executable, "-m", "kemu_lab.cli", "tap", "--seconds", "0.2"]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=SECONDS, cwd=CHILD.parents[2])
     assert done.returncode == 0, done.stderr
