@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -119,12 +120,30 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing(tmp_path, monke
 
         servers = []
         try:
-            result = story(first, "gateway", tmp_path, between=kill_and_restart)
+            result = story(first, "gateway", tmp_path, between=kill_and_restart, pages=3100)
         finally:
             for server in servers:
                 server.__exit__(None, None, None)
     assert_whole(result)
     assert result["reconnects"] >= 1
+
+
+def test_a_server_that_is_held_up_for_a_while_loses_nothing(tmp_path, monkeypatch):
+    """Not for longer than a client waits over TCP: then the far end would ask by ARP, and a client at its floor cannot answer."""
+    monkeypatch.setattr(gateway, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(gateway, "LOOK_S", 0.001)
+    gateways = []
+    with serving(tmp_path) as (url, process):
+
+        def hold_up(pair):
+            gateways.append(pair.far.gateway)
+            process.send_signal(signal.SIGSTOP)
+            pair.world.run(for_ns=40 * SECOND)
+            process.send_signal(signal.SIGCONT)
+
+        result = story(url, "gateway", tmp_path, between=hold_up, pages=3100)
+    assert_whole(result)
+    assert gateways[0].silences >= 1
 
 
 def test_a_file_of_the_name_is_not_touched(tmp_path):
