@@ -118,7 +118,9 @@ class FollowTrace:
 
 
 class CycleWriter:
-    """Write every page in order, then read every page in order: a cycle. After the last cycle sleep until told to end.
+    """Write every page in order, again and again; after the last cycle sleep until told to end.
+
+    Who writes to a page that is away brings it back first, and the machine compares it with what was written.
 
     It pauses for a jiffy now and then, as who has other things to do than to touch pages: several of them go forward together.
 
@@ -142,7 +144,7 @@ class CycleWriter:
     @property
     def total(self) -> int:
         """Count the touches of the whole program."""
-        return 2 * self.pages * self.cycles
+        return self.pages * self.cycles
 
     def step(self) -> Step | None:
         """Return the next step."""
@@ -153,11 +155,9 @@ class CycleWriter:
             if self.position >= self.paused + PAUSE_EVERY:
                 self.paused = self.position
                 return ("sleep", 1)
-            half, page = divmod(self.position, pages)
+            cycle, page = divmod(self.position, pages)
             self.position += 1
-            if half & 1:
-                return ("read", self.base + page)
-            return ("write", self.base + page, self.contents.page(self.tag << TAG_SHIFT | page, half // 2 + 1))
+            return ("write", self.base + page, self.contents.page(self.tag << TAG_SHIFT | page, cycle + 1))
         if not self.done:
             self.done = True
             return ("sleep", None)

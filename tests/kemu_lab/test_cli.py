@@ -49,7 +49,7 @@ def test_a_malformed_trace_line_is_named(tmp_path, capsys):
     assert "line 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("what", "count"), [("patches", 33), ("fixes", 24), ("scenarios", 2)])
+@pytest.mark.parametrize(("what", "count"), [("patches", 33), ("fixes", 24), ("scenarios", 3)])
 def test_lists(what, count, capsys):
     assert main(["list", what]) == 0
     text = capsys.readouterr().out

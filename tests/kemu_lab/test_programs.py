@@ -45,13 +45,12 @@ def test_a_sleeping_reader_reads_after_its_sleep_what_it_wrote_before():
     assert [s[0] for s in found] == ["grow", "write", "write", "sleep", "read", "read"]
 
 
-def test_a_cycle_writes_every_page_in_order_and_then_reads_every_page():
+def test_a_cycle_writes_every_page_in_order():
     program = CycleWriter(300, 2, Pattern(1), tag=1)
-    touches = [s[:2] for s in steps(program) if s[0] in ("write", "read")]
-    cycle = [("write", vpn) for vpn in range(300)] + [("read", vpn) for vpn in range(300)]
+    touches = [s[1] for s in steps(program) if s[0] == "write"]
 
-    assert touches == cycle * 2
-    assert program.position == program.total == 1200
+    assert touches == [*range(300), *range(300)]
+    assert program.position == program.total == 600
 
 
 def test_each_cycle_writes_other_bytes():
@@ -80,7 +79,7 @@ def test_cycles_pause_so_that_several_go_forward_together():
     found = [s[0] if s[0] == "sleep" else s[:2] for s in steps(CycleWriter(256, 1, Pattern(1), tag=1))]
     pauses = [at for at, step in enumerate(found[:-1]) if step == "sleep"]
 
-    assert len(pauses) == 512 // 64 - 1
+    assert len(pauses) == 256 // 64 - 1
     assert min(b - a for a, b in itertools.pairwise(pauses)) > 60
 
 

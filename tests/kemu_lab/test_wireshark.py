@@ -160,7 +160,7 @@ def test_wireshark_reads_the_nfs_calls_of_the_main_job(main_job):
     lines = tshark(main_job, "-Y", "nfs && rpc.msgtyp == 0", fields=["nfs.procedure_v3"])
     procedures = [int(word) for line in lines for word in line.split(",") if word]
     assert procedures.count(7) > 1000  # WRITE
-    assert {19, 1, 8, 2, 3, 6} <= set(procedures)  # FSINFO, GETATTR, CREATE, SETATTR, LOOKUP, READ
+    assert {19, 20, 8, 2, 3, 6} <= set(procedures)  # FSINFO, PATHCONF, CREATE, SETATTR, LOOKUP, READ
 
 
 def test_the_main_job_s_comments_can_be_filtered(main_job):

@@ -55,11 +55,11 @@ def test_swapon_and_swapoff_restore_every_counter_when_every_page_has_travelled(
         assert during["root.pages"] > before["root.pages"]
         out = []
         machine.page_io._count = _noting(machine.page_io._count, out)
-        program = CycleWriter(PAGES, 1, Pattern(1), 1)
+        program = CycleWriter(PAGES, 2, Pattern(1), 1)
         worker = machine.processes.spawn("worker", program)
         ground.world.run(until=lambda: program.done or worker.exit_code is not None)
         assert worker.exit_code is None
-        assert program.position == 2 * PAGES  # every page was written, and read again
+        assert program.position == 2 * PAGES  # every page was written, and written again
         assert len(out) > PAGES  # and more of them went out than there are
         assert machine.vmstat.pswpin > PAGES // 2
         ground.sched.wake_up_process(worker)

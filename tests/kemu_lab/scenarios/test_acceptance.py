@@ -1,6 +1,6 @@
 """The acceptance test at a quarter of its size, once, and its endings on something smaller.
 
-All the rest is in test_acceptance_nightly.py. The smaller machine (16 MiB, one cycle) is too small for floods of UDP: its sockets
+All the rest is in test_acceptance_nightly.py. The smaller machine (16 MiB) is too small for floods of UDP: its sockets
 alone would take what the reserve leaves.
 """
 
@@ -35,10 +35,8 @@ def quarter_run():
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small():
     """Run something smaller."""
-    monkeypatch.setattr(acceptance, "CYCLES", 1)
-
     def run(fixes="all", seed=1, **options):
         options = AcceptanceOptions(**{"traffic": "none", "outage_ns": 60 * SECOND, **options})
         config = RunConfig(scenario="acceptance", mem=16 << 20, seed=seed, fixes=FixSet.parse(fixes), acceptance=options)
@@ -77,7 +75,7 @@ def test_the_load_went_through_memory_in_every_phase_but_the_outage():
     assert steady.pages_out > 4096
     assert recovery.pages_out > 4096
     assert recovery.pages_in > 4096
-    assert steady.touches + outage.touches + recovery.touches == pytest.approx(16 * 4096, rel=0.01)
+    assert steady.touches + outage.touches + recovery.touches == pytest.approx(8 * 4096, rel=0.01)
     assert outage.touches < 100
 
 
@@ -141,8 +139,11 @@ def test_the_command_says_what_was_asked_for():
 
 
 def test_as_posted_another_user_loses_pages(capsys):
-    """B30b: reclaim in a task of uid 1000 looks for its own open context of root's swap file, finds none, and the page is gone."""
-    assert main(["run", "acceptance", "--scale", "1/4", "--uid", "1000", "--fixes", "none", "--json"]) == 1
+    """B30b: reclaim in a task of uid 1000 looks for its own open context of root's swap file, finds none, and the page is gone.
+
+    That shows when the page is wanted again, in the second cycle. With an outage b31c ends the machine before.
+    """
+    assert main(["run", "acceptance", "--scale", "1/4", "--uid", "1000", "--outage", "0", "--fixes", "none", "--json"]) == 1
     run = json.loads(capsys.readouterr().out)
 
     jsonschema.validate(run, SCHEMA)
