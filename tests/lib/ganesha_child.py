@@ -1,7 +1,7 @@
-"""Test helper, a program: swap to nfs-ganesha, for namespaces of its own (``unshare -m -n python ganesha_child.py WAY DIRECTORY``).
+"""Test helper, a program: swap to nfs-ganesha, for namespaces of its own (``unshare -m -n python ganesha_child.py WAY DIR``).
 
-This build of ganesha exits at start unless something answers rpcbind's SET on /run/rpcbind.sock: a thread does, on a tmpfs that only
-this mount namespace sees. It prints one JSON object.
+This build of ganesha exits at start unless something answers rpcbind's SET on /run/rpcbind.sock: a thread does, on a tmpfs that
+only this mount namespace sees. It prints one JSON object.
 """
 
 from __future__ import annotations
