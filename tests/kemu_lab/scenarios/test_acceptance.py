@@ -37,6 +37,7 @@ def quarter_run():
 @pytest.fixture
 def small():
     """Run something smaller."""
+
     def run(fixes="all", seed=1, **options):
         options = AcceptanceOptions(**{"traffic": "none", "outage_ns": 60 * SECOND, **options})
         config = RunConfig(scenario="acceptance", mem=16 << 20, seed=seed, fixes=FixSet.parse(fixes), acceptance=options)
